@@ -1,0 +1,63 @@
+# The commands of the project; each one's comment is its help.
+SHELL       := /bin/bash
+PYTHON      ?= python3
+INVENTORY   ?=
+DEPLOY      ?=
+LIMIT       ?=
+BIN         := .venv/bin
+RUN          = $(BIN)/python -m fleet.run
+LAB          = $(BIN)/python -m lab
+LAB_DEPLOYS  = deploys/ca.py deploys/pem_server.py deploys/pgbouncer.py deploys/agent.py
+
+help:          ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+lab-up: setup-lab  ## Start the lab, deploy the fleet into it, show its agents
+	$(LAB) up
+	$(RUN) deploy inventories/lab.py
+	@echo
+	@$(BIN)/python -m fleet.status inventories/lab.py
+
+lab-down:      ## Stop the lab and remove its hosts; images and packages stay
+	$(LAB) down
+
+test: setup-lab  ## Format, lint, types, unit and rendered tests, and the lab's (started if it is down)
+	@tests/run
+
+check: setup   ## Format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+plan: setup    ## What a deploy would change: INVENTORY=… [DEPLOY=deploys/….py] [LIMIT=host]
+	@$(need_inventory)
+	@$(RUN) plan $(INVENTORY) $(DEPLOY) $(if $(LIMIT),--limit $(LIMIT))
+
+deploy: setup  ## Deploy: INVENTORY=… [DEPLOY=deploys/….py] [LIMIT=host]; all in order without DEPLOY
+	@$(need_inventory)
+	@$(RUN) deploy $(INVENTORY) $(DEPLOY) $(if $(LIMIT),--limit $(LIMIT))
+
+status: setup  ## Hosts, and each agent's last heartbeat and its way: INVENTORY=…
+	@$(need_inventory)
+	@$(BIN)/python -m fleet.status $(INVENTORY)
+
+bench-deploy: setup-lab  ## Time lab-up (cached) and a second run of all deploys, and print ratios
+	@tests/bench-deploy
+
+setup: .venv/installed        ## The Python environment in .venv
+setup-lab: .venv/installed    ## The same, and the machine's packages for the lab
+	@tests/install-packages
+
+.venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	    { echo "$$($(PYTHON) --version) is not supported, 3.11 to 3.13 are"; echo "HINT: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	    { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; } || \
+	    { echo "python3 has no venv module"; echo "HINT: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+need_inventory = [ -n "$(INVENTORY)" ] || { echo "INVENTORY is not given"; echo "HINT: make $@ INVENTORY=inventories/lab.py"; exit 1; }
+
+.PHONY: help lab-up lab-down test check plan deploy status bench-deploy setup setup-lab

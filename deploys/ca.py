@@ -1,0 +1,42 @@
+"""Two certificate authorities, every certificate of the fleet, and the trust anchors on its hosts.
+
+    pyinfra inventories/example.py deploys/ca.py
+
+Run it once a month: a certificate with a third of its lifetime left is renewed. The roles' own
+deploys bring the new ones to their hosts.
+"""
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.operations import files
+
+from fleet import is_entrypoint
+from fleet.hosts import Fleet, Host
+from fleet.leaves import leaves_of
+from fleet.operations.certificates import authorities, leaf
+from fleet.operations.files import File, put
+from fleet.pki import authority_file
+from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE, TRUST_DIRECTORY
+
+
+@deploy("CA")
+def ca(fleet: Fleet, machine: Host) -> None:
+    """The authorities and leaves on the operator's machine, the anchors on the host."""
+    settings = fleet.certificate_authority
+    authorities(name="Make the server CA and the client CA", settings=settings, _run_once=True)
+
+    for wanted in leaves_of(fleet, machine):
+        leaf(name=f"Issue {wanted.file_stem}", settings=settings, leaf=wanted)
+
+    files.directory(name=f"Directory {TRUST_DIRECTORY}", path=TRUST_DIRECTORY, mode="755")
+    put(
+        name="Write the trust anchors",
+        files=(
+            File(SERVER_CA_FILE, authority_file(settings, "server")),
+            File(CLIENT_CA_FILE, authority_file(settings, "client")),
+        ),
+    )
+
+
+if is_entrypoint(__name__) and host.data.get("fleet"):
+    ca(fleet=host.data.fleet, machine=host.data.machine, _sudo=True)

@@ -1,0 +1,149 @@
+"""The PEM server: let the poolers in by certificate, and give them what they need to know.
+
+    pyinfra inventories/example.py deploys/pem_server.py
+
+Where the inventory asks for it, PEM is installed first. A PEM that is there is prepared in place;
+Postgres is reloaded, never restarted.
+"""
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.operations import files, server, systemd
+
+from fleet import is_entrypoint
+from fleet.access import (
+    function_wishes,
+    hba_lines,
+    ident_lines,
+    role_wishes,
+)
+from fleet.hosts import Fleet, Host, PemServer
+from fleet.leaves import server_leaf
+from fleet.operations import pem, postgres
+from fleet.operations.files import CANDIDATE, File, put
+from fleet.pki import authority_file, certificate_file, key_file
+from fleet.platforms import PEM_SERVER_PACKAGE, TRUST_DIRECTORY, Postgres, family_of
+from fleet.platforms import postgres as postgres_row
+
+DIRECTORY = f"{TRUST_DIRECTORY}/postgres"
+
+
+@deploy("PEM server")
+def install(settings: PemServer, place: Postgres) -> None:
+    """PEM and its database, where the inventory asks for them."""
+    wanted = settings.installation
+    if wanted is None:
+        return
+    server.packages(
+        name="Install Postgres and PEM",
+        packages=[*place.packages, place.sslutils, PEM_SERVER_PACKAGE],
+    )
+    systemd.service(name="Start Postgres", service=place.unit, running=True, enabled=True)
+    postgres.password(
+        name=f"Password of {wanted.superuser}",
+        role=wanted.superuser,
+        password=wanted.superuser_password,
+        port=settings.port,
+        _sudo_user=place.user,
+    )
+    # Read at the restart that PEM's configuration makes.
+    postgres.setting(
+        name="Listen to the network",
+        setting="listen_addresses",
+        value="*",
+        port=settings.port,
+        _sudo_user=place.user,
+    )
+    pem.configured(name="Configure PEM", server=settings, place=place)
+
+
+@deploy("PEM server")
+def prepare(fleet: Fleet, machine: Host, place: Postgres) -> None:
+    """Roles, certificates and rules by which the poolers come in."""
+    settings, authority, port = fleet.pem_server, fleet.certificate_authority, fleet.pem_server.port
+
+    postgres.wishes(
+        name="Roles and grants of the pool",
+        wishes=role_wishes(settings),
+        database="pem",
+        port=port,
+        _sudo_user=place.user,
+    )
+    postgres.password(
+        name=f"Password of {settings.admin_user}",
+        role=settings.admin_user,
+        password=settings.admin_password,
+        port=port,
+        _sudo_user=place.user,
+    )
+    postgres.wishes(
+        name="Function that PgBouncer asks",
+        wishes=function_wishes(),
+        database="pem",
+        port=port,
+        _sudo_user=place.user,
+    )
+
+    # Outside the data directory: a copy of that must not bring another host's certificate along.
+    files.directory(
+        name=f"Directory {DIRECTORY}", path=DIRECTORY, user=place.user, group=place.user, mode="700"
+    )
+    leaf = server_leaf(machine)
+    cert, key = f"{DIRECTORY}/server.crt", f"{DIRECTORY}/server.key"
+    put(
+        name="Write the server's certificate",
+        files=(
+            File(cert, certificate_file(authority, leaf), place.user, place.user, "644"),
+            File(key, key_file(authority, leaf), place.user, place.user, "600"),
+        ),
+        check=f'[ "$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE})" = '
+        f'"$(openssl pkey -pubout -in {key}{CANDIDATE})" ]'
+        " || die 'the certificate and the key do not belong together'",
+    )
+    postgres.setting(
+        name="Setting ssl_cert_file",
+        setting="ssl_cert_file",
+        value=cert,
+        port=port,
+        _sudo_user=place.user,
+    )
+    postgres.setting(
+        name="Setting ssl_key_file",
+        setting="ssl_key_file",
+        value=key,
+        port=port,
+        _sudo_user=place.user,
+    )
+
+    postgres.bundle_block(
+        name="Trust the client CA",
+        setting="ssl_ca_file",
+        certificates=authority_file(authority, "client"),
+        port=port,
+        _sudo_user=place.user,
+    )
+    postgres.bundle_block(
+        name="Revocation list of the client CA",
+        setting="ssl_crl_file",
+        certificates=authority_file(authority, "client", "crl"),
+        port=port,
+        _sudo_user=place.user,
+    )
+    postgres.ident_block(
+        name="User name map of the poolers",
+        lines=ident_lines(settings),
+        port=port,
+        _sudo_user=place.user,
+    )
+    postgres.hba_block(
+        name="Let the poolers in", lines=hba_lines(fleet), port=port, _sudo_user=place.user
+    )
+    postgres.reload(name="Reload Postgres if it is behind", port=port, _sudo_user=place.user)
+
+
+if is_entrypoint(__name__) and "pem_server" in host.groups:
+    row = postgres_row(
+        family_of(host), host.data.pem_server.vendor, host.data.pem_server.postgres_version
+    )
+    install(settings=host.data.pem_server, place=row, _sudo=True)
+    prepare(fleet=host.data.fleet, machine=host.data.machine, place=row, _sudo=True)

@@ -1,0 +1,77 @@
+"""PgBouncer between the agents and the PEM database, TLS and client certificates on both sides.
+
+    pyinfra inventories/example.py deploys/pgbouncer.py
+
+The new configuration is proven by a second instance and a login to the database before it
+replaces the running one. PgBouncer is reloaded: agents keep their connections.
+"""
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.operations import files, server, systemd
+
+from fleet import is_entrypoint
+from fleet.hosts import Fleet, Host
+from fleet.operations.files import File, put
+from fleet.operations.pgbouncer import proof, runs_as_written
+from fleet.operations.services import units_read
+from fleet.platforms import (
+    PGBOUNCER_MINIMUM,
+    PGBOUNCER_REASON,
+    Pooler,
+    family_of,
+)
+from fleet.platforms import pgbouncer as pgbouncer_row
+from fleet.pooler import configuration, drop_in, login, runtime_settings, spare_ini
+from fleet.sizing import sizing
+
+
+@deploy("PgBouncer")
+def pgbouncer(fleet: Fleet, machine: Host, place: Pooler) -> None:
+    """One pooler, from its package to a configuration that runs."""
+    settings = fleet.pgbouncer
+    limits = sizing(settings, fleet.agent)
+
+    server.packages(name="Install PgBouncer and psql", packages=[place.package, place.psql_package])
+    files.directory(
+        name="Directory for keys",
+        path=f"{place.directory}/tls",
+        user=place.user,
+        group=place.user,
+        mode="700",
+    )
+    put(
+        name="Write the configuration, once it is proven",
+        files=configuration(fleet, machine, place),
+        check=proof(
+            service_user=place.user,
+            pgbouncer=place.binary,
+            minimum=PGBOUNCER_MINIMUM,
+            reason=PGBOUNCER_REASON,
+            spare_ini=spare_ini(fleet, machine, place),
+            login=login(fleet, place),
+            agent_user=fleet.pem_server.agent_user,
+        ),
+    )
+
+    unit_directory = f"/etc/systemd/system/{place.unit}.service.d"
+    files.directory(name="Directory for the unit's limits", path=unit_directory, mode="755")
+    put(
+        name="Limit of open files",
+        files=(File(f"{unit_directory}/pem-fleet.conf", drop_in(limits)),),
+    )
+    units_read(name="Have systemd read the unit", unit=place.unit)
+    systemd.service(name="Start now and at boot", service=place.unit, running=True, enabled=True)
+    runs_as_written(
+        name="Reload if it runs on something else",
+        unit=place.unit,
+        directory=place.run_directory,
+        port=settings.listen_port,
+        settings=runtime_settings(fleet, machine, place),
+        open_files=limits.open_files,
+    )
+
+
+if is_entrypoint(__name__) and "pgbouncer" in host.groups:
+    row = pgbouncer_row(family_of(host), host.data.pgbouncer.vendor)
+    pgbouncer(fleet=host.data.fleet, machine=host.data.machine, place=row, _sudo=True)

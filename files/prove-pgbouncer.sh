@@ -1,0 +1,44 @@
+# Proves a PgBouncer configuration before it replaces the running one. Set before it:
+#   service_user  the OS user of the service     pgbouncer  its binary
+#   minimum       the oldest fit version         reason     why no older one
+#   spare_ini     the configuration for a second instance, with @SPARE@ for its directory
+#   login         the connection string of PgBouncer's own way to the database
+#   agent_user    the role that the agents log in as
+refuse() { echo "refused, the running configuration stays: $1" >&2; exit 1; }
+
+version=$("$pgbouncer" --version | sed -n 's/^PgBouncer \([0-9.]*\).*/\1/p')
+[ "$(printf '%s\n%s\n' "$minimum" "$version" | sort -V | head -n 1)" = "$minimum" ] ||
+    refuse "PgBouncer $version is older than $minimum: $reason
+HINT: vendor=\"pgdg\" in PgBouncer(...) of the inventory, with that repository on the host"
+
+spare=$(mktemp -d /tmp/pem-fleet-spare.XXXXXX)
+as_service() { runuser -u "$service_user" -- "$@"; }
+finish() {
+    [ ! -s "$spare/pid" ] || kill "$(cat "$spare/pid")" 2>/dev/null || true
+    rm -rf "$spare"
+}
+trap finish EXIT
+chown "$service_user" "$spare"
+printf '%s\n' "$spare_ini" | sed "s#@SPARE@#$spare#g" > "$spare/pgbouncer.ini"
+chown "$service_user" "$spare/pgbouncer.ini"
+
+# 1. A second instance reads the same settings, certificates and rules, and answers on its console.
+as_service "$pgbouncer" -d -q "$spare/pgbouncer.ini" >"$spare/start" 2>&1 ||
+    refuse "it does not start: $(cat "$spare/start" "$spare/log" 2>/dev/null | tail -n 3)"
+answered=no
+for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    if as_service psql -XAtq -U pgbouncer -d pgbouncer -h "$spare" -p 6432 -c 'SHOW VERSION' >/dev/null 2>&1
+    then answered=yes; break; fi
+    sleep 0.1
+done
+[ "$answered" = yes ] || refuse "a second instance does not answer: $(tail -n 3 "$spare/log")"
+problems=$(grep -E ' (ERROR|WARNING|FATAL) ' "$spare/log" | grep -v 'file descriptor limit' || true)
+[ -z "$problems" ] || refuse "$problems"
+
+# 2. The database lets the poolers' certificate in, and answers for the agents' user.
+found=$(as_service psql "$login" -XAtq -v ON_ERROR_STOP=1 \
+    -c "SELECT count(*) FROM pem_fleet.get_pool_auth('$agent_user')" 2>&1) ||
+    refuse "the database does not let the pooler in: $found
+HINT: pyinfra INVENTORY deploys/pem_server.py"
+[ "$found" = 1 ] || refuse "the database does not answer for $agent_user (VALID UNTIL passed? no LOGIN?)
+HINT: pyinfra INVENTORY deploys/pem_server.py"

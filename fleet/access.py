@@ -1,0 +1,107 @@
+"""What the PEM database must hold for the poolers: roles, grants, the login function, rules.
+
+From EDB's page on preparing the database server, with its known errors mended: `pem_admin` is
+granted as its text says and its SQL forgets, the rules name the poolers' addresses, and nobody
+needs a password where a certificate does it.
+"""
+
+from fleet import ROOT
+from fleet.facts.postgres import literal
+from fleet.hosts import Fleet, PemServer
+from fleet.leaves import POOL_USER
+from fleet.operations.postgres import Wish
+
+# The role by which PgBouncer asks for the others. It logs in by certificate and has no password.
+AUTH_USER = "pgbouncer"
+FUNCTION = "pem_fleet.get_pool_auth(text)"
+
+
+def role_wishes(server: PemServer) -> tuple[Wish, ...]:
+    """The roles of the pool and their grants, in database pem."""
+    admin, agent = server.admin_user, server.agent_user
+    return (
+        _role(AUTH_USER, "LOGIN", "rolcanlogin AND NOT rolsuper"),
+        _member(AUTH_USER, POOL_USER),
+        _role(admin, "LOGIN CREATEROLE", "rolcanlogin AND rolcreaterole AND NOT rolsuper"),
+        _member(admin, POOL_USER),
+        # Row security lets members of pem_admin alone insert an agent.
+        _member(admin, "pem_admin"),
+        # CREATEROLE alone may not hand pem_agent on, since Postgres 16.
+        _member(admin, "pem_agent", admin_option=True),
+        Wish(
+            f"{agent} exists, for all agents",
+            f"SELECT rolcanlogin AND pg_has_role(oid, 'pem_agent', 'MEMBER')"
+            f" AND {_direct_member(agent, POOL_USER)} FROM pg_roles WHERE rolname = {literal(agent)}",
+            f"SELECT pem.create_proxy_agent_user({literal(agent)})",
+        ),
+        Wish(
+            f"{AUTH_USER} may connect to pem",
+            f"SELECT has_database_privilege(oid, 'pem', 'CONNECT') FROM pg_roles"
+            f" WHERE rolname = '{AUTH_USER}'",
+            f"GRANT CONNECT ON DATABASE pem TO {AUTH_USER}",
+        ),
+    )
+
+
+def function_wishes() -> tuple[Wish, ...]:
+    """The function of PgBouncer's auth_query, in a schema of our own."""
+    sql = (ROOT / "files" / "get_pool_auth.sql").read_text()
+    body = sql.split("$function$")[1]
+    return (
+        Wish(
+            "schema pem_fleet",
+            f"SELECT has_schema_privilege('{AUTH_USER}', oid, 'USAGE')"
+            " FROM pg_namespace WHERE nspname = 'pem_fleet'",
+            f"CREATE SCHEMA IF NOT EXISTS pem_fleet; GRANT USAGE ON SCHEMA pem_fleet TO {AUTH_USER}",
+        ),
+        Wish(
+            FUNCTION,
+            f"SELECT prosrc = {literal(body)} AND prosecdef"
+            " AND proconfig = ARRAY['search_path=pg_catalog, pg_temp']"
+            f" AND has_function_privilege('{AUTH_USER}', oid, 'EXECUTE')"
+            " AND NOT EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0)"
+            f" FROM pg_proc WHERE oid = to_regprocedure('{FUNCTION}')",
+            f"{sql.strip()};\nREVOKE ALL ON FUNCTION {FUNCTION} FROM PUBLIC;\n"
+            f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO {AUTH_USER}",
+        ),
+    )
+
+
+def ident_lines(server: PemServer) -> tuple[str, ...]:
+    """pg_ident.conf: the poolers' certificate may be these roles."""
+    users = (server.agent_user, server.admin_user, AUTH_USER)
+    return tuple(f"{POOL_USER} {POOL_USER} {user}" for user in users)
+
+
+def hba_lines(fleet: Fleet) -> tuple[str, ...]:
+    """pg_hba.conf: members of the pool come from poolers, and prove it by certificate."""
+    return tuple(
+        f"hostssl pem +{POOL_USER} {host.address}/{host.ip.max_prefixlen} cert map={POOL_USER}"
+        for host in fleet.pgbouncer.hosts
+    )
+
+
+def _role(name: str, attributes: str, holds: str) -> Wish:
+    return Wish(
+        f"role {name}",
+        f"SELECT {holds} FROM pg_roles WHERE rolname = {literal(name)}",
+        f"DO $$ BEGIN CREATE ROLE {name} {attributes}; EXCEPTION WHEN duplicate_object THEN"
+        f" ALTER ROLE {name} NOSUPERUSER {attributes}; END $$",
+    )
+
+
+def _member(name: str, group: str, *, admin_option: bool = False) -> Wish:
+    return Wish(
+        f"{name} is a member of {group}" + (", and may grant it" if admin_option else ""),
+        _direct_member(name, group, admin_option=admin_option),
+        f"GRANT {group} TO {name}" + (" WITH ADMIN OPTION" if admin_option else ""),
+    )
+
+
+def _direct_member(name: str, group: str, *, admin_option: bool = False) -> str:
+    """SQL: directly, as PEM's own function for the poolers does not follow groups in groups."""
+    return (
+        "EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid"
+        f" JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = {literal(name)}"
+        f" AND g.rolname = {literal(group)}" + (" AND m.admin_option)" if admin_option else ")")
+    )

@@ -1,0 +1,1 @@
+"""Facts about hosts that pyinfra does not have. None of them fails a host."""

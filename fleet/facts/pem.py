@@ -1,0 +1,75 @@
+"""What PEM's database and its agents say. These facts never fail a host."""
+
+import json
+from typing import TypedDict
+
+from pyinfra.api import FactBase, QuoteString, StringCommand
+from typing_extensions import override
+
+from fleet.facts.postgres import literal, psql
+
+
+class Registered(TypedDict):
+    """An agent that PEM knows. heartbeat_age_seconds is None before the first heartbeat."""
+
+    id: int
+    name: str
+    active: bool
+    heartbeat_age_seconds: float | None
+
+
+class PemAgents(TypedDict):
+    """All of PEM's agents, and from where the pooled role is logged in.
+
+    backends: client addresses of the agents' role on the server; those of poolers only, if nobody
+    goes around them.
+    """
+
+    agents: list[Registered]
+    backends: list[str]
+
+
+class RegisteredAgents(FactBase[PemAgents | None]):
+    """PEM's agents, asked on the database's host as its OS user; None when PEM is not there."""
+
+    @override
+    def requires_command(self, agent_user: str, port: int = 5432) -> str:
+        return "psql"
+
+    @override
+    def command(self, agent_user: str, port: int = 5432) -> StringCommand:
+        sql = (
+            "SELECT json_build_object('agents', (SELECT coalesce(json_agg(json_build_object("
+            "'id', a.id, 'name', a.description, 'active', a.active, 'heartbeat_age_seconds',"
+            " extract(epoch FROM now() - h.last_heartbeat)) ORDER BY a.id), '[]')"
+            " FROM pem.agent a LEFT JOIN pem.agent_heartbeat h ON h.agent_id = a.id),"
+            " 'backends', (SELECT coalesce(json_agg(DISTINCT host(client_addr)), '[]')"
+            f" FROM pg_stat_activity WHERE usename = {literal(agent_user)}"
+            " AND client_addr IS NOT NULL))"
+        )
+        return StringCommand(*psql(port, "pem"), "-c", QuoteString(sql), "2>/dev/null || true")
+
+    @override
+    def process(self, output: list[str]) -> PemAgents | None:
+        found: PemAgents | None = json.loads(output[0]) if output and output[0] else None
+        return found
+
+
+class AgentVerification(FactBase[int | None]):
+    """The exit code of `pemworker --verify-registration`; None when there is no pemworker.
+
+    0 registered, active and connected; 1 no valid id in agent.cfg; 2 cannot connect; 3 inactive
+    (EDB's documentation, PEM 10.4 and later).
+    """
+
+    @override
+    def command(self, pemworker: str, environment: str = "") -> StringCommand:
+        worker = QuoteString(pemworker)
+        return StringCommand(
+            "[ -x", worker, "] && {", environment, worker,
+            "--verify-registration >/dev/null 2>&1; echo $?; }; true",
+        )  # fmt: skip
+
+    @override
+    def process(self, output: list[str]) -> int | None:
+        return int(output[0]) if output and output[0].isdigit() else None

@@ -1,0 +1,61 @@
+"""What runs, as systemd and the kernel tell it. These facts never fail a host."""
+
+from typing import TypedDict
+
+from pyinfra.api import FactBase, QuoteString, StringCommand
+from typing_extensions import override
+
+
+class ServiceState(TypedDict):
+    """A unit that runs, against the files it was started from.
+
+    older_than: those of the asked files that changed after the unit was started.
+    needs_daemon_reload: a unit file or drop-in changed after systemd read it.
+    open_files: the running process' soft limit of file descriptors, 0 when it is not known.
+    """
+
+    active: bool
+    needs_daemon_reload: bool
+    older_than: list[str]
+    open_files: int
+
+
+class Service(FactBase[ServiceState]):
+    """The state of a unit; not active when there is none or no systemd."""
+
+    @staticmethod
+    @override
+    def default() -> ServiceState:
+        return {"active": False, "needs_daemon_reload": False, "older_than": [], "open_files": 0}
+
+    @override
+    def command(self, unit: str, files: tuple[str, ...] = ()) -> StringCommand:
+        # systemd gives the start on the monotonic clock, in microseconds, and the time of day in
+        # seconds only; the files' times have fractions. So the start is reckoned back from now.
+        return StringCommand(
+            "LC_ALL=C systemctl show -p ActiveState -p NeedDaemonReload"
+            " -p ActiveEnterTimestampMonotonic -p MainPID",
+            QuoteString(unit),
+            '2>/dev/null; echo "now=$(date +%s.%N) $(cut -d " " -f 1 /proc/uptime)"; for f in',
+            *(QuoteString(path) for path in files),
+            '; do [ -e "$f" ] && echo "file=$(stat -c %.Y "$f") $f"; done;'
+            " pid=$(systemctl show -p MainPID --value",
+            QuoteString(unit),
+            '2>/dev/null); [ "${pid:-0}" -gt 0 ] &&'
+            ' awk \'/^Max open files/ {print "limit=" $4}\' "/proc/$pid/limits"; true',
+        )
+
+    @override
+    def process(self, output: list[str]) -> ServiceState:
+        said = [line.split("=", 1) for line in output if "=" in line]
+        one = {key: value for key, value in said if key != "file"}
+        now, uptime = (float(number) for number in one.get("now", "0 0").split())
+        started = now - uptime + int(one.get("ActiveEnterTimestampMonotonic") or 0) / 1_000_000
+        files = [value.split(" ", 1) for key, value in said if key == "file"]
+        limit = one.get("limit", "0")
+        return {
+            "active": one.get("ActiveState") in ("active", "reloading"),
+            "needs_daemon_reload": one.get("NeedDaemonReload") == "yes",
+            "older_than": [path for changed, path in files if float(changed) > started],
+            "open_files": int(limit) if limit.isdigit() else 0,
+        }

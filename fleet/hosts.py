@@ -1,0 +1,291 @@
+"""What an inventory may say: one class per role, defaults included.
+
+An inventory makes its hosts, gives them to roles, gives the roles to one `Fleet`, and takes the
+groups that pyinfra works on from it (see inventories/example.py).
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from fleet.mistakes import raise_noted
+from fleet.roles import Role
+
+Group = tuple[list[tuple[str, dict[str, object]]], dict[str, object]]
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Days = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+Address = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
+Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
+HostName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", max_length=253)
+]
+# Lower case only: such a name needs no quotes in SQL, in pg_hba.conf and in PgBouncer's files.
+RoleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)]
+Vendor = Literal["distribution", "pgdg", "edb"]
+
+
+class Host(Role):
+    """A machine: its name in the inventory and in DNS, its address, and how to log in."""
+
+    name: HostName = Field(description="a name that the fleet's hosts can resolve")
+    address: Address = Field(description="the address that the other hosts see")
+    names: tuple[HostName, ...] = Field((), description="further names for its certificates")
+    ssh: dict[str, Any] = Field(
+        default={}, repr=False, exclude=True, description="what fleet.ssh.ssh() returns"
+    )
+
+    @property
+    def ip(self) -> IPv4Address | IPv6Address:
+        """The address as an object."""
+        return ip_address(self.address)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Every DNS name of the host, its inventory name first."""
+        return tuple(dict.fromkeys((self.name, *self.names)))
+
+
+Hosts = Annotated[tuple[Host, ...], Field(min_length=1, description="a tuple of Host(…)")]
+
+
+class CertificateAuthority(Role):
+    """The two certificate authorities, one for servers and one for clients.
+
+    They live in a directory on the operator's machine. An authority found there
+    (`server-ca.crt` and `server-ca.key`, `client-ca.crt` and `client-ca.key`) is used, one that is
+    missing is made.
+    """
+
+    directory: str = Field(description="where the keys live, outside of any git checkout")
+    organization: str = Field("pem-fleet", min_length=1, description="O= of every subject")
+    key_type: Literal["p256", "rsa3072"] = Field("p256", description='"p256" or "rsa3072"')
+    authority_days: Days = Field(3650, description="lifetime of a CA made here")
+    leaf_days: Days = Field(90, description="lifetime of each host's and user's certificate")
+
+    @property
+    def path(self) -> Path:
+        """The directory, `~` resolved."""
+        return Path(self.directory).expanduser()
+
+    @property
+    def renew_days(self) -> int:
+        """A leaf with no more than this many days left is renewed: a third of its lifetime."""
+        return self.leaf_days // 3
+
+    @model_validator(mode="after")
+    def _outside_git(self) -> Self:
+        for folder in (self.path, *self.path.parents):
+            if (folder / ".git").exists():
+                raise ValueError(
+                    f"directory {self.path} lies in the git checkout {folder}, and private keys do"
+                    f' not belong there\nHINT: directory="~/.pem-fleet/{self.path.name}"'
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _leaf_outlives_its_renewal(self) -> Self:
+        if self.renew_days < 1:
+            raise ValueError(
+                f"leaf_days ({self.leaf_days}) leaves no day to renew in"
+                "\nHINT: leaf_days=90, and run deploys/ca.py at least once a month"
+            )
+        if self.leaf_days > self.authority_days:
+            raise ValueError(
+                f"leaf_days ({self.leaf_days}) is longer than authority_days ({self.authority_days})"
+                "\nHINT: a certificate is worth nothing once its CA has expired; lower leaf_days"
+            )
+        return self
+
+
+class PemInstallation(Role):
+    """Install and configure PEM on the server, where it is not there yet."""
+
+    superuser_password: SecretStr = Field(description='secret("PEM_SUPERUSER_PASSWORD")')
+    superuser: RoleName = Field("postgres", description="the role that PEM is installed by")
+    type: Literal[1, 3] = Field(1, description="1: web application and database, 3: database only")
+    network: Network = Field(
+        "0.0.0.0/0", description="from where PEM's database may be reached (--cidr-address)"
+    )
+
+
+class PemServer(Role):
+    """The PEM server and its database: what the poolers connect to."""
+
+    hosts: Annotated[Hosts, Field(max_length=1)] = Field(description="a tuple of one Host(…)")
+    port: Port = 5432
+    vendor: Vendor = Field("distribution", description="whose Postgres packages it runs")
+    postgres_version: Annotated[int, Field(ge=14, le=18)] = Field(17, description="14 to 18")
+    installation: PemInstallation | None = Field(
+        None, description="PemInstallation(…), or None where PEM is configured already"
+    )
+    admin_user: RoleName = Field("pem_admin1", description="registers agents, watches poolers")
+    admin_password: SecretStr = Field(description='secret("PEM_ADMIN_PASSWORD")')
+    agent_user: RoleName = Field("pem_agent_user1", description="the role of all pooled agents")
+
+    @property
+    def host(self) -> Host:
+        """The host that runs the database."""
+        return self.hosts[0]
+
+
+# Settings that templates/pgbouncer.ini.j2 writes; a second value would win silently.
+OWNED_SETTINGS = frozenset(
+    (
+        *("admin_users", "auth_dbname", "auth_file", "auth_hba_file", "auth_query", "auth_type"),
+        *("auth_user", "client_tls_ca_file", "client_tls_cert_file", "client_tls_key_file"),
+        *("client_tls_sslmode", "ignore_startup_parameters", "listen_addr", "listen_port"),
+        *("logfile", "max_client_conn", "pidfile", "pool_mode", "server_idle_timeout"),
+        *("server_tls_ca_file", "server_tls_cert_file", "server_tls_key_file"),
+        *("server_tls_sslmode", "unix_socket_dir", "user"),
+    )
+)
+
+
+class PgBouncer(Role):
+    """The poolers between the agents and the PEM database."""
+
+    hosts: Hosts
+    server: PemServer
+    listen_port: Port = 6432
+    vendor: Vendor = Field("distribution", description="whose PgBouncer package it is")
+    admin_networks: tuple[Network, ...] = Field(
+        description="from where the admin console may be reached", min_length=1
+    )
+    agent_networks: tuple[Network, ...] = Field(
+        (), description="from where agents come; the agents' own addresses when not given"
+    )
+    pool_size: Count | None = Field(None, description="computed from the agents when not given")
+    max_client_conn: Count | None = Field(None, description="computed likewise")
+    extra: dict[str, str] = Field(
+        default={}, description="further settings of pgbouncer.ini's [pgbouncer] section"
+    )
+
+    @model_validator(mode="after")
+    def _pool_fits_in_clients(self) -> Self:
+        if self.pool_size and self.max_client_conn and self.pool_size > self.max_client_conn:
+            raise ValueError(
+                f"pool_size ({self.pool_size}) is above max_client_conn ({self.max_client_conn})"
+                "\nHINT: leave both out, they are computed from the number of agents"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _extra_is_not_ours(self) -> Self:
+        ours = sorted(set(self.extra) & OWNED_SETTINGS)
+        if ours:
+            raise ValueError(
+                f"extra sets {', '.join(ours)}, which the recipe itself decides"
+                "\nHINT: use the setting of PgBouncer(…) where there is one, or leave it out"
+            )
+        return self
+
+
+class Agent(Role):
+    """The PEM agents; they reach the PEM database through the poolers only."""
+
+    hosts: Hosts
+    via: PgBouncer
+    heartbeat_connection: bool = Field(
+        False, description="a second connection for heartbeats alone, True or False"
+    )
+
+    @property
+    def connections(self) -> int:
+        """Client connections that one agent holds at a pooler."""
+        return 2 if self.heartbeat_connection else 1
+
+
+class Fleet(Role):
+    """All roles together: the last thing an inventory makes. Raises InventoryError.
+
+    The error names every mistake of the whole inventory, those of the single roles included.
+    """
+
+    certificate_authority: CertificateAuthority
+    pem_server: PemServer
+    pgbouncer: PgBouncer
+    agent: Agent
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **roles: object) -> None:
+            super().__init__(**roles)
+            raise_noted()
+
+    def group(self, role: Literal["pem_server", "pgbouncer", "agent"]) -> Group:
+        """The hosts of a role and their data, as pyinfra wants a group of an inventory."""
+        members: PemServer | PgBouncer | Agent = getattr(self, role)
+        hosts = [(host.name, {**host.ssh, "machine": host}) for host in members.hosts]
+        return hosts, {"fleet": self, role: members}
+
+    def machines(self) -> tuple[Host, ...]:
+        """Every host of the fleet once, in the order of the roles."""
+        return tuple({host.name: host for _, host in self._memberships()}.values())
+
+    def _memberships(self) -> Iterator[tuple[str, Host]]:
+        for role in ("pem_server", "pgbouncer", "agent"):
+            for host in getattr(self, role).hosts:
+                yield role, host
+
+    @model_validator(mode="after")
+    def _roles_belong_together(self) -> Self:
+        if self.pgbouncer.server is not self.pem_server:
+            raise ValueError(
+                "the poolers' server is not the fleet's PEM server"
+                "\nHINT: PgBouncer(server=server, …) and Fleet(pem_server=server, …)"
+            )
+        if self.agent.via is not self.pgbouncer:
+            raise ValueError(
+                "the agents go through poolers that are not in the fleet"
+                "\nHINT: Agent(via=bouncer, …) and Fleet(pgbouncer=bouncer, …)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_machine_one_entry(self) -> Self:
+        machines = {id(host): host for _, host in self._memberships()}.values()
+        for what in ("name", "address"):
+            counted = Counter(str(getattr(host, what)).lower() for host in machines)
+            twice = [value for value, count in counted.items() if count > 1]
+            if twice:
+                names = [
+                    host.name for host in machines if str(getattr(host, what)).lower() in twice
+                ]
+                raise ValueError(
+                    f"{what} {', '.join(twice)} is given to {len(names)} hosts: {', '.join(names)}"
+                    "\nHINT: make the Host once and give the same object to each of its roles"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _no_host_is_named_like_a_role(self) -> Self:
+        # PgBouncer compares a client certificate's DNS names with the user that logs in, before
+        # the common name and whatever the case (measured on 1.26.1).
+        server = self.pem_server
+        users = {server.admin_user, server.agent_user, "pgbouncer", "pem_agent_pool"}
+        for _, host in self._memberships():
+            for name in host.all_names:
+                if name.lower() in users:
+                    raise ValueError(
+                        f"host name {name} is also a database role; its server certificate could"
+                        " log in as that role\nHINT: rename the host, or the role in PemServer(…)"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _pooled_agents_are_not_the_server(self) -> Self:
+        both = {host.name for host in self.agent.hosts} & {
+            host.name for host in self.pem_server.hosts
+        }
+        if both:
+            raise ValueError(
+                f"{', '.join(sorted(both))}: the PEM server's own agent uses LISTEN, which"
+                " transaction pooling breaks; it stays direct\nHINT: take it out of Agent(hosts=…)"
+            )
+        return self

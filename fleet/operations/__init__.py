@@ -1,0 +1,1 @@
+"""Operations that pyinfra does not have."""

@@ -1,0 +1,196 @@
+"""Whole files and our parts of others' files: validated first, replaced at once, healed by reruns."""
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+from pyinfra import host
+from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api.command import PyinfraCommand
+
+from fleet.facts.files import FileBytes, FileState, FileStates
+from fleet.operations.messages import fail
+from fleet.parts import with_block
+
+# A file is written under this ending first, checked there, and renamed.
+CANDIDATE = ".pem-fleet-new"
+BACKUP = ".before-pem-fleet"
+# Every file of ours that could be taken for somebody else's says so in its first lines.
+SIGNATURE = "pem-fleet"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it should be on a host.
+
+    content: text, secret text, or the path of a file on the operator's machine, read when the
+        operation runs (a key that another deploy makes).
+    keep_foreign: a file there that is not ours is kept beside it, ending in `.before-pem-fleet`.
+    """
+
+    path: str
+    content: str | SecretStr | Path
+    user: str = "root"
+    group: str = "root"
+    mode: str = "644"
+    keep_foreign: bool = False
+
+    def text(self) -> bytes:
+        """The content's bytes. Raises FileNotFoundError for an operator's file that is not there."""
+        if isinstance(self.content, Path):
+            return self.content.read_bytes()
+        if isinstance(self.content, SecretStr):
+            return self.content.get_secret_value().encode()
+        return self.content.encode()
+
+
+@operation()
+def put(files: tuple[File, ...], check: str = "") -> Generator[PyinfraCommand, None, None]:
+    """Bring files to a host together: all of them are replaced, or none.
+
+    Each is written under a second name with its final owner and mode, its content by standard
+    input, so that it is in no argument list, no log and never wider than its mode. Then `check`, a
+    piece of shell, may look at the candidates (path + `.pem-fleet-new`); when it fails, they are
+    removed and what was there stays.
+    """
+    try:
+        texts = {file.path: file.text() for file in files}
+    except FileNotFoundError as missing:
+        yield fail(f"{missing.filename} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
+        return
+    states = host.get_fact(FileStates, paths=tuple(texts))
+    if all(_same(states.get(file.path), file, texts[file.path]) for file in files):
+        host.noop(f"{', '.join(texts)}: up to date")
+        return
+    for file in files:
+        yield _write_candidate(file, texts[file.path])
+    yield _script(_replace(files, texts, check))
+
+
+@operation()
+def block(
+    path: str, lines: tuple[str, ...], first: bool = False
+) -> Generator[PyinfraCommand, None, None]:
+    """Our marked lines in a file that somebody else owns; the rest stays byte for byte."""
+    text = host.get_fact(FileBytes, path=path)
+    if text is None:
+        yield fail(f"{path} is not there")
+        return
+    yield from change(path, text, with_block(text, lines, first=first))
+
+
+def change(
+    path: str, old: bytes, new: bytes, check: str = "", undo_check: str = ""
+) -> Generator[PyinfraCommand, None, None]:
+    """The commands that turn one content of a file into another, nothing when they are equal.
+
+    Owner and mode stay. The first time, the file is kept as it was, ending in `.before-pem-fleet`.
+    A file that was changed by somebody else since it was read is not touched.
+    check: shell that may refuse the candidate. undo_check: shell that looks at the replaced file
+    and prints what is wrong with it; when it prints something, the old file comes back.
+    """
+    if old == new:
+        host.noop(f"{path}: up to date")
+        return
+    candidate = QuoteString(path + CANDIDATE)
+    yield StringCommand(
+        "cp -p", QuoteString(path), candidate, "&& base64 -d >", candidate, _stdin=_encoded(new)
+    )
+    q = shlex.quote
+    file, kept, undo = q(path), q(path + BACKUP), q(path + ".pem-fleet-old")
+    script = [
+        *_start([path], {path: new}),
+        f"echo '{_sha256(old)}  {path}' | sha256sum -c --quiet --status"
+        f" || die {q(f'{path} was changed by somebody else just now; run again')}",
+        check,
+        f"[ -e {kept} ] || cp -p {file} {kept}",
+        f"cp -p {file} {undo}",
+        f"mv -f {q(path + CANDIDATE)} {file}",
+    ]
+    if undo_check:
+        script += [
+            f"wrong=$({undo_check}) || wrong=${{wrong:-the check itself failed}}",
+            f'if [ -n "$wrong" ]; then mv -f {undo} {file};'
+            f' die "{path} would be wrong, the old file is back: $wrong"; fi',
+        ]
+    script.append(f"rm -f {undo}")
+    yield _script(script)
+
+
+def _same(state: FileState | None, file: File, text: bytes) -> bool:
+    return state is not None and (
+        state["user"],
+        state["group"],
+        state["mode"],
+        state["sha256"],
+    ) == (
+        file.user,
+        file.group,
+        file.mode,
+        _sha256(text),
+    )
+
+
+def _write_candidate(file: File, text: bytes) -> StringCommand:
+    path = QuoteString(file.path + CANDIDATE)
+    return StringCommand(
+        "umask 077 && rm -f",
+        path,
+        "&& base64 -d >",
+        path,
+        "&& chown",
+        QuoteString(f"{file.user}:{file.group}"),
+        path,
+        "&& chmod",
+        file.mode,
+        path,
+        _stdin=_encoded(text),
+    )
+
+
+def _replace(files: tuple[File, ...], texts: dict[str, bytes], check: str) -> list[str]:
+    script = _start([file.path for file in files], texts)
+    script.append(check)
+    for file in files:
+        if file.keep_foreign:
+            path, kept = shlex.quote(file.path), shlex.quote(file.path + BACKUP)
+            script.append(
+                f"if [ -e {path} ] && ! [ -e {kept} ] && ! grep -q {SIGNATURE} {path};"
+                f" then cp -p {path} {kept}; fi"
+            )
+    script += [f"mv -f {shlex.quote(path + CANDIDATE)} {shlex.quote(path)}" for path in texts]
+    return script
+
+
+def _start(paths: list[str], texts: dict[str, bytes]) -> list[str]:
+    """Candidates go away however the script ends; each must have arrived whole, and reach the disk."""
+    candidates = " ".join(shlex.quote(path + CANDIDATE) for path in paths)
+    return [
+        "set -eu",
+        "export LC_ALL=C",
+        'die() { echo "$1" >&2; exit 1; }',
+        f"trap 'rm -f {candidates}' EXIT" if "'" not in candidates else "",
+        *(
+            f"echo '{_sha256(texts[path])}  {path}{CANDIDATE}' | sha256sum -c --quiet --status"
+            f" || die {shlex.quote(f'{path}: the connection was cut, run again')}"
+            for path in paths
+        ),
+        f"sync {candidates}",
+    ]
+
+
+def _script(lines: list[str]) -> StringCommand:
+    return StringCommand("sh -s", _stdin="\n".join(line for line in lines if line) + "\n")
+
+
+def _encoded(text: bytes) -> str:
+    # Base64, because pyinfra ends standard input with a newline of its own.
+    return base64.encodebytes(text).decode() or "\n"
+
+
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

@@ -1,0 +1,65 @@
+"""PgBouncer: prove a configuration before it replaces the running one, and see that it runs."""
+
+import shlex
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+from pyinfra.api.command import PyinfraCommand
+
+from fleet import ROOT
+from fleet.facts.pgbouncer import PgBouncerConfig
+from fleet.facts.services import Service
+
+# How long the service may take to run on new files.
+TAKE_OVER_SECONDS = 15
+
+
+def proof(**values: str) -> str:
+    """Shell that proves a candidate configuration on its host.
+
+    The values are the variables that files/prove-pgbouncer.sh wants, named and explained there.
+    """
+    script = (ROOT / "files" / "prove-pgbouncer.sh").read_text()
+    settings = "\n".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+    return f"(\n{settings}\n{script}\n)"
+
+
+@operation()
+def runs_as_written(
+    unit: str, directory: str, port: int, settings: dict[str, str], open_files: int
+) -> Generator[PyinfraCommand, None, None]:
+    """Reload PgBouncer when what runs differs from what is written.
+
+    settings: of the written ini, as SHOW CONFIG names them. `auth_query` ends with the fingerprint
+    of all files, so it tells whether certificates and HBA rules were read, which no SHOW does.
+    A restart only where RELOAD cannot do it: another address or port, or too few descriptors.
+    """
+    running = host.get_fact(PgBouncerConfig, directory=directory, port=port)
+    state = host.get_fact(Service, unit=unit)
+    differing = [
+        name
+        for name, value in settings.items()
+        if name not in running or running[name]["value"] != value
+    ]
+    short = state["active"] and state["open_files"] < open_files
+    if state["active"] and not differing and not short:
+        host.noop(f"{unit} runs as written")
+        return
+    frozen = [name for name in differing if name in running and not running[name]["reloadable"]]
+    verb = "reload" if running and not frozen and not short else "restart"
+    fingerprint = settings["auth_query"]
+    yield StringCommand(
+        "sh -s",
+        _stdin=f"""\
+systemctl {verb} {shlex.quote(unit)} || exit
+for try in $(seq {TAKE_OVER_SECONDS * 5}); do
+    psql -XAtq -U pgbouncer -d pgbouncer -h {shlex.quote(directory)} -p {port} -c 'SHOW CONFIG' 2>/dev/null |
+        grep -qF {shlex.quote(fingerprint)} && exit 0
+    sleep 0.2
+done
+echo "PgBouncer does not run on the new configuration {TAKE_OVER_SECONDS} s after its {verb}" >&2
+echo "HINT: journalctl -u {unit} -n 50" >&2
+exit 1
+""",
+    )

@@ -1,0 +1,130 @@
+"""Everything that differs between operating systems and package vendors: one row each.
+
+Sources: Debian's and PGDG's packages as installed, EDB's documentation of PEM and PgBouncer.
+Rows of the RHEL family and of EDB are from documents; the lab does not run them yet.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from pyinfra.api import Host
+from pyinfra.api.exceptions import DeployError
+from pyinfra.facts.server import LinuxDistribution
+
+from fleet.hosts import Vendor
+
+Family = Literal["debian", "rhel"]
+
+FAMILIES: dict[str, Family] = {
+    "debian": "debian",
+    "ubuntu": "debian",
+    "rhel": "rhel",
+    "rocky": "rhel",
+    "almalinux": "rhel",
+    "ol": "rhel",
+    "centos": "rhel",
+}
+
+# The oldest PgBouncer that does everything the recipe needs.
+PGBOUNCER_MINIMUM = "1.24.1"
+PGBOUNCER_REASON = (
+    "1.24.1 is the first that honours VALID UNTIL with auth_query (CVE-2025-2291);"
+    " 1.19 the first with auth_dbname, 1.23.1 the first whose admin console survives logins by auth_query"
+)
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """Where one vendor's packages put a Postgres server on one OS family."""
+
+    packages: tuple[str, ...]
+    sslutils: str
+    unit: str
+    directory: str
+    user: str = "postgres"
+
+
+@dataclass(frozen=True)
+class Pooler:
+    """Where one vendor's package puts PgBouncer on one OS family."""
+
+    package: str
+    psql_package: str
+    unit: str
+    user: str
+    binary: str
+    directory: str
+    ini: str
+    run_directory: str
+    log_file: str
+
+
+def family_of(host: Host) -> Family:
+    """The OS family of a host, by the ID in its os-release. Raises DeployError for others."""
+    release = host.get_fact(LinuxDistribution)["release_meta"]
+    os_id = release.get("ID")
+    if os_id not in FAMILIES:
+        raise DeployError(f"{host.name} runs {os_id!r}; supported: {', '.join(FAMILIES)}")
+    return FAMILIES[os_id]
+
+
+def postgres(family: Family, vendor: Vendor, v: int) -> Postgres:
+    """The row of a Postgres server, version `v`. Raises DeployError where there is none."""
+    # fmt: off
+    debian = Postgres((f"postgresql-{v}",), f"postgresql-{v}-sslutils", f"postgresql@{v}-main", f"/usr/lib/postgresql/{v}")
+    rows = {
+        ("debian", "distribution"): debian,
+        ("debian", "pgdg"):         debian,
+        ("debian", "edb"):          Postgres((f"edb-as{v}-server",), f"edb-as{v}-server-sslutils", f"edb-as@{v}-main", f"/usr/lib/edb-as/{v}", "enterprisedb"),
+        ("rhel", "distribution"):   Postgres(("postgresql-server", "postgresql-contrib"), f"sslutils_{v}", "postgresql", "/usr"),
+        ("rhel", "pgdg"):           Postgres((f"postgresql{v}-server", f"postgresql{v}-contrib"), f"sslutils_{v}", f"postgresql-{v}", f"/usr/pgsql-{v}"),
+        ("rhel", "edb"):            Postgres((f"edb-as{v}-server",), f"edb-as{v}-server-sslutils", f"edb-as-{v}", f"/usr/edb/as{v}", "enterprisedb"),
+    }
+    # fmt: on
+    return _row("Postgres", rows, family, vendor)
+
+
+def pgbouncer(family: Family, vendor: Vendor) -> Pooler:
+    """The row of PgBouncer. Raises DeployError where there is none."""
+    # fmt: off
+    debian = Pooler("pgbouncer", "postgresql-client", "pgbouncer", "postgres", "/usr/sbin/pgbouncer",
+                    "/etc/pgbouncer", "pgbouncer.ini", "/run/postgresql", "/var/log/postgresql/pgbouncer.log")
+    rhel = Pooler("pgbouncer", "postgresql", "pgbouncer", "pgbouncer", "/usr/bin/pgbouncer",
+                  "/etc/pgbouncer", "pgbouncer.ini", "/run/pgbouncer", "/var/log/pgbouncer/pgbouncer.log")
+    rows = {
+        ("debian", "distribution"): debian,
+        ("debian", "pgdg"):         debian,
+        ("rhel", "distribution"):   rhel,
+        ("rhel", "pgdg"):           rhel,
+    }
+    # fmt: on
+    return _row("PgBouncer", rows, family, vendor)
+
+
+# Trust anchors of the fleet, readable by everybody, the same path on every host.
+TRUST_DIRECTORY = "/etc/pem-fleet"
+SERVER_CA_FILE = f"{TRUST_DIRECTORY}/server-ca.crt"
+CLIENT_CA_FILE = f"{TRUST_DIRECTORY}/client-ca.crt"
+
+# PEM's own packages and paths are the same on every family (EDB's documentation).
+PEM_SERVER_PACKAGE = "edb-pem"
+PEM_AGENT_PACKAGE = "edb-pem-agent"
+PEM_CONFIGURE = "/usr/edb/pem/bin/configure-pem-server.sh"
+PEM_INSTALL_RECORD = "/usr/edb/pem/share/.install-config"
+PEM_WORKER = "/usr/edb/pem/agent/bin/pemworker"
+PEM_AGENT_CONFIG = "/usr/edb/pem/agent/etc/agent.cfg"
+PEM_AGENT_UNIT = "pemagent"
+
+
+Row = TypeVar("Row")
+
+
+def _row(what: str, rows: dict[tuple[str, str], Row], family: Family, vendor: Vendor) -> Row:
+    try:
+        return rows[family, vendor]
+    except KeyError:
+        known = ", ".join(f"{vendor} on {family}" for family, vendor in rows)
+        raise DeployError(
+            f"no {what} of vendor {vendor!r} is known for family {family!r}; known: {known}"
+            '\nHINT: vendor="distribution" in the inventory'
+        ) from None

@@ -1,0 +1,185 @@
+"""The files of one pooler, as text: what is written, and what a second instance reads to prove it."""
+
+import hashlib
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fleet.hosts import Fleet, Host, PgBouncer
+from fleet.leaves import pool_leaf, server_leaf
+from fleet.operations.files import CANDIDATE, File
+from fleet.pki import certificate_file, key_file
+from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE, Pooler
+from fleet.render import render
+from fleet.sizing import Sizing, sizing
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an instance of PgBouncer reads and writes. suffix: of every file it reads."""
+
+    directory: str
+    suffix: str
+    log_file: str
+    pid_file: str
+    socket_directory: str
+    listen_addr: str
+    listen_port: int
+    client_ca_file: str = CLIENT_CA_FILE
+    server_ca_file: str = SERVER_CA_FILE
+
+
+def configuration(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
+    """Every file of the pooler on this host, owned by its service user."""
+    rules, ini = f"{place.directory}/hba.conf", f"{place.directory}/{place.ini}"
+    return (
+        *_certificates(fleet, machine, place),
+        File(rules, _hba(fleet, place), place.user, place.user, "600"),
+        File(
+            ini,
+            _ini(fleet, machine, place, _service(fleet, place)),
+            place.user,
+            place.user,
+            "640",
+            keep_foreign=True,
+        ),
+    )
+
+
+def spare_ini(fleet: Fleet, machine: Host, place: Pooler) -> str:
+    """The same configuration for a second instance on the candidate files.
+
+    It listens on a socket in @SPARE@ alone, so it is in nobody's way.
+    """
+    spare = replace(
+        _service(fleet, place),
+        suffix=CANDIDATE,
+        log_file="@SPARE@/log",
+        pid_file="@SPARE@/pid",
+        socket_directory="@SPARE@",
+        listen_addr="",
+        listen_port=6432,
+    )
+    return _ini(fleet, machine, place, spare)
+
+
+def login(fleet: Fleet, place: Pooler) -> str:
+    """PgBouncer's own way to the database, as a libpq connection string on the candidate files."""
+    server = fleet.pem_server
+    stem = f"{place.directory}/tls/pem_agent_pool"
+    return (
+        f"host={server.host.name} port={server.port} dbname=pem user=pgbouncer connect_timeout=10"
+        f" sslmode=verify-full sslrootcert={SERVER_CA_FILE}"
+        f" sslcert={stem}.crt{CANDIDATE} sslkey={stem}.key{CANDIDATE}"
+    )
+
+
+def runtime_settings(fleet: Fleet, machine: Host, place: Pooler) -> dict[str, str]:
+    """What SHOW CONFIG shows when the written configuration runs.
+
+    auth_query carries the fingerprint of all files; the address and port are what a reload
+    cannot change.
+    """
+    return {
+        "auth_query": _auth_query(fleet, machine, place),
+        "listen_addr": _service(fleet, place).listen_addr,
+        "listen_port": str(fleet.pgbouncer.listen_port),
+        "unix_socket_dir": place.run_directory,
+    }
+
+
+def drop_in(limits: Sizing) -> str:
+    """The unit's limit of open files: clients, server connections, and what PgBouncer itself opens."""
+    return (
+        "# Written by pem-fleet; edits here are lost.\n"
+        f"# Clients {limits.max_client_conn}, three pools of {limits.pool_size}, and spare.\n"
+        f"[Service]\nLimitNOFILE={limits.open_files}\n"
+    )
+
+
+def preferred(pooler: PgBouncer, agent: Host) -> tuple[str, ...]:
+    """All poolers' names, each agent beginning at another one.
+
+    The agent's name decides, so that a further agent moves no other.
+    """
+    names = tuple(host.name for host in pooler.hosts)
+    start = zlib.crc32(agent.name.encode()) % len(names)
+    return names[start:] + names[:start]
+
+
+def _service(fleet: Fleet, place: Pooler) -> Place:
+    return Place(
+        directory=place.directory,
+        suffix="",
+        log_file=place.log_file,
+        pid_file=f"{place.run_directory}/pgbouncer.pid",
+        socket_directory=place.run_directory,
+        listen_addr="*",
+        listen_port=fleet.pgbouncer.listen_port,
+    )
+
+
+def _certificates(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
+    authority, files = fleet.certificate_authority, []
+    for name, leaf in (("server", server_leaf(machine)), ("pem_agent_pool", pool_leaf(machine))):
+        for ending, path in (
+            ("crt", certificate_file(authority, leaf)),
+            ("key", key_file(authority, leaf)),
+        ):
+            target = f"{place.directory}/tls/{name}.{ending}"
+            files.append(File(target, path, place.user, place.user, "600"))
+    return tuple(files)
+
+
+def _hba(fleet: Fleet, place: Pooler) -> str:
+    pooler = fleet.pgbouncer
+    networks = pooler.agent_networks or tuple(
+        f"{host.address}/{host.ip.max_prefixlen}" for host in fleet.agent.hosts
+    )
+    return render(
+        "hba.conf.j2",
+        server=fleet.pem_server,
+        admin_networks=pooler.admin_networks,
+        agent_networks=networks,
+        console=f"psql -h {place.run_directory} -p {pooler.listen_port} -U pgbouncer pgbouncer",
+    )
+
+
+def _ini(fleet: Fleet, machine: Host, place: Pooler, where: Place) -> str:
+    return render(
+        "pgbouncer.ini.j2",
+        server=fleet.pem_server,
+        sizing=sizing(fleet.pgbouncer, fleet.agent),
+        place=where,
+        auth_query=_auth_query(fleet, machine, place),
+        extra=fleet.pgbouncer.extra,
+    )
+
+
+def _auth_query(fleet: Fleet, machine: Host, place: Pooler) -> str:
+    return (
+        "SELECT username, password FROM pem_fleet.get_pool_auth($1)"
+        f" /* {_fingerprint(fleet, machine, place)} */"
+    )
+
+
+def _fingerprint(fleet: Fleet, machine: Host, place: Pooler) -> str:
+    """A short hash over everything that PgBouncer reads: settings, rules, certificates and CAs."""
+    authority = fleet.certificate_authority.path
+    parts = [
+        render(
+            "pgbouncer.ini.j2",
+            server=fleet.pem_server,
+            sizing=sizing(fleet.pgbouncer, fleet.agent),
+            place=_service(fleet, place),
+            auth_query="",
+            extra=fleet.pgbouncer.extra,
+        ).encode(),
+        _hba(fleet, place).encode(),
+    ]
+    paths = [file.content for file in _certificates(fleet, machine, place)]
+    paths += [authority / "server-ca.crt", authority / "client-ca.crt"]
+    for path in paths:
+        # Before deploys/ca.py has run there is nothing to read, and nothing to write either.
+        parts.append(path.read_bytes() if isinstance(path, Path) and path.exists() else b"")
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]

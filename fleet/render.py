@@ -1,0 +1,21 @@
+"""Templates of templates/, rendered strictly: a name that is not given stops the run."""
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fleet import ROOT
+
+_environment = Environment(
+    loader=FileSystemLoader(ROOT / "templates"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    # Configuration files, not HTML.
+    autoescape=False,  # noqa: S701
+)
+
+
+def render(template: str, **values: object) -> str:
+    """The text of templates/<template>, with a line that says where it comes from."""
+    managed_by = f"Written by pem-fleet from templates/{template}; edits here are lost."
+    return _environment.get_template(template).render(managed_by=managed_by, **values)

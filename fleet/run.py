@@ -1,0 +1,125 @@
+"""pyinfra with its silent successes closed: what `make plan` and `make deploy` run.
+
+    python -m fleet.run deploy INVENTORY DEPLOY...   one pyinfra run per file, in this order
+    python -m fleet.run plan INVENTORY DEPLOY...     the same with --dry
+    python -m fleet.run unchanged INVENTORY DEPLOY...  a deploy that fails when it changes anything
+
+pyinfra itself ends with success when the inventory is missing or no host matches. Here both fail,
+and so does a failed host. One run per file, because within one run the steps of different roles
+are not in the order of the files.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pyinfra.api.exceptions import InventoryError
+
+from fleet import ROOT
+from fleet.hosts import Fleet
+from fleet.inventory import fleet_of
+
+DEPLOYS = ("ca", "pem_server", "pgbouncer", "agent")
+
+
+class RunError(Exception):
+    """A run that must not count as a success; the text ends with a HINT."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns 0 when every file ran on its hosts without a failure."""
+    options = _parser().parse_args(arguments)
+    deploys = options.deploys or [f"deploys/{name}.py" for name in DEPLOYS]
+    try:
+        _hosts_match(fleet_of(options.inventory), options.inventory, options.limit)
+        for deploy in deploys:
+            _readable(deploy)
+        for deploy in deploys:
+            _run(options.verb, options.inventory, deploy, options.limit)
+    except (RunError, InventoryError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(verb: str, inventory: str, deploy: str, limit: str | None) -> None:
+    command = ["pyinfra", inventory, deploy, *(["--limit", limit] if limit else [])]
+    print(f"\n=== {deploy}", flush=True)
+    if verb == "plan":
+        _pyinfra([*command, "--dry"], deploy)
+        return
+    started = time.monotonic()
+    document = json.loads(_pyinfra([*command, "-y", "--json"], deploy, capture=True) or "null")
+    changed = changes(document, inventory)
+    print(
+        f"=== {deploy}: {document['results']['totals']['hosts']} hosts,"
+        f" {len(changed)} steps changed something, {time.monotonic() - started:.1f} s",
+        flush=True,
+    )
+    if verb == "unchanged" and changed:
+        raise RunError(
+            f"{deploy} was to change nothing, but did: {', '.join(changed)}"
+            f"\nHINT: pyinfra {inventory} {deploy} -vv"
+        )
+
+
+def changes(document: Any, inventory: str) -> list[str]:  # noqa: ANN401  pyinfra's JSON
+    """The names of the steps that changed a host, from pyinfra's own results.
+
+    Raises RunError when there are no results, or no hosts in them.
+    """
+    if not document or not document["results"]["totals"]["hosts"]:
+        raise RunError(f"{inventory}: nothing ran\nHINT: pyinfra {inventory} debug-inventory")
+    return [step["name"] for step in document["results"]["operations"] if step["success"]]
+
+
+def _hosts_match(fleet: Fleet, inventory: str, limit: str | None) -> None:
+    names = {host.name for host in fleet.machines()}
+    if limit and limit not in names | set(DEPLOYS):
+        raise RunError(
+            f"{inventory}: no host matches --limit {limit}"
+            f"\nHINT: there are {', '.join(sorted(names))}"
+        )
+
+
+def _pyinfra(command: list[str], deploy: str, *, capture: bool = False) -> str:
+    """Run pyinfra from the repository's root; its log goes to the terminal. Raises RunError."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        cwd=ROOT,
+        env={**os.environ, "PYINFRA_PROGRESS": "off"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RunError(
+            f"{deploy} failed: see the lines above (pyinfra ended with {done.returncode})"
+            "\nHINT: mend that and run again, it goes on where it stopped"
+        )
+    return done.stdout or ""
+
+
+def _readable(deploy: str) -> None:
+    if not (ROOT / deploy).is_file():
+        there = ", ".join(f"deploys/{name}.py" for name in DEPLOYS)
+        raise RunError(f"deploy {deploy} does not exist\nHINT: there are {there}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fleet.run", description=__doc__.splitlines()[0])
+    parser.add_argument("verb", choices=("plan", "deploy", "unchanged"))
+    parser.add_argument("inventory", help="inventories/….py")
+    parser.add_argument("deploys", nargs="*", help="deploys/….py; all of them when not given")
+    parser.add_argument("--limit", help="a host or a group of the inventory")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

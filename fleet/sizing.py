@@ -1,0 +1,54 @@
+"""How many connections a pooler needs for its agents, with the arithmetic to print beside it."""
+
+import math
+from dataclasses import dataclass
+
+from fleet.hosts import Agent, PgBouncer
+
+# EDB's own example allows 80 server connections for at most 500 clients.
+BUSY_SHARE = 0.16
+SMALLEST_POOL = 5
+# A client that lost its pooler connects again before the old connection is known to be dead.
+RECONNECT_FACTOR = 2
+ADMIN_CONNECTIONS = 20
+OTHER_DESCRIPTORS = 100
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Limits of one pooler. Each must carry all agents, for the day the other one is down."""
+
+    clients: int
+    pool_size: int
+    max_client_conn: int
+    open_files: int
+    explanation: tuple[str, ...]
+
+
+def sizing(pooler: PgBouncer, agent: Agent) -> Sizing:
+    """The limits of one pooler of `pooler` for all agents of `agent`."""
+    count, each = len(agent.hosts), agent.connections
+    clients = count * each
+    computed_pool = max(SMALLEST_POOL, math.ceil(clients * BUSY_SHARE))
+    pool_size = pooler.pool_size or computed_pool
+    computed_max = clients * RECONNECT_FACTOR + ADMIN_CONNECTIONS
+    max_client_conn = pooler.max_client_conn or max(computed_max, pool_size)
+    # The agents, the administrator and the auth_query each have a pool of their own.
+    open_files = max_client_conn + 3 * pool_size + OTHER_DESCRIPTORS
+    explanation = (
+        f"{count} agents x {each} = {clients} client connections, all at one pooler when the other is down.",
+        f"pool_size {pool_size}: "
+        + (
+            "as the inventory says."
+            if pooler.pool_size
+            else f"{BUSY_SHARE:.0%} of {clients} busy at once, and at least {SMALLEST_POOL}."
+        ),
+        f"max_client_conn {max_client_conn}: "
+        + (
+            "as the inventory says."
+            if pooler.max_client_conn
+            else f"{clients} x {RECONNECT_FACTOR} while lost connections linger,"
+            f" and {ADMIN_CONNECTIONS} for administrators and registrations."
+        ),
+    )
+    return Sizing(clients, pool_size, max_client_conn, open_files, explanation)
