@@ -5,16 +5,24 @@ pyinfra inventories/example.py deploys/agent.py
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files, server, systemd
+from pyinfra.operations import files, systemd
 
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
 from fleet.leaves import agent_leaf
 from fleet.operations import pem
 from fleet.operations.files import File, put
+from fleet.operations.packages import installed
 from fleet.operations.services import restarted_since, units_read
 from fleet.pki import certificate_file, key_file
-from fleet.platforms import PEM_AGENT_CONFIG, PEM_AGENT_PACKAGE, PEM_AGENT_UNIT, SERVER_CA_FILE
+from fleet.platforms import (
+    PEM_AGENT_CONFIG,
+    PEM_AGENT_PACKAGE,
+    PEM_AGENT_UNIT,
+    SERVER_CA_FILE,
+    Family,
+    family_of,
+)
 from fleet.pooler import preferred
 
 DIRECTORY = "/root/.pem"
@@ -28,14 +36,14 @@ Environment=PGSSLROOTCERT={SERVER_CA_FILE}
 
 
 @deploy("Agent")
-def agent(fleet: Fleet, machine: Host) -> None:
+def agent(fleet: Fleet, machine: Host, family: Family) -> None:
     """One agent, from its package to a heartbeat that came through a pooler."""
     authority, leaf = fleet.certificate_authority, agent_leaf(fleet, machine)
     user = fleet.pem_server.agent_user
     certificate, key = f"{DIRECTORY}/{user}.crt", f"{DIRECTORY}/{user}.key"
     poolers = preferred(fleet.pgbouncer, machine)
 
-    server.packages(name="Install the agent", packages=[PEM_AGENT_PACKAGE])
+    installed(name="Install the agent", names=(PEM_AGENT_PACKAGE,), family=family)
     files.directory(name="Directory for keys", path=DIRECTORY, mode="700")
     put(
         name="Write the agent's certificate",
@@ -82,4 +90,9 @@ def agent(fleet: Fleet, machine: Host) -> None:
 
 
 if is_entrypoint(__name__) and "agent" in host.groups:
-    agent(fleet=host.data.fleet, machine=host.data.machine, _sudo=True)
+    agent(
+        fleet=host.data.fleet,
+        machine=host.data.machine,
+        family=family_of(host),
+        _sudo=True,
+    )

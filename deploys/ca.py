@@ -13,7 +13,7 @@ from pyinfra.operations import files
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
 from fleet.leaves import leaves_of
-from fleet.operations.certificates import authorities, leaf
+from fleet.operations.certificates import authorities, leaves
 from fleet.operations.files import File, put
 from fleet.pki import authority_file
 from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE, TRUST_DIRECTORY
@@ -25,8 +25,11 @@ def ca(fleet: Fleet, machine: Host) -> None:
     settings = fleet.certificate_authority
     authorities(name="Make the server CA and the client CA", settings=settings, _run_once=True)
 
-    for wanted in leaves_of(fleet, machine):
-        leaf(name=f"Issue {wanted.file_stem}", settings=settings, leaf=wanted)
+    leaves(
+        name="Issue the certificates of its roles",
+        settings=settings,
+        wanted=leaves_of(fleet, machine),
+    )
 
     files.directory(name=f"Directory {TRUST_DIRECTORY}", path=TRUST_DIRECTORY, mode="755")
     put(

@@ -8,7 +8,7 @@ Postgres is reloaded, never restarted.
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files, server, systemd
+from pyinfra.operations import files, systemd
 
 from fleet import is_entrypoint
 from fleet.access import (
@@ -21,22 +21,24 @@ from fleet.hosts import Fleet, Host, PemServer
 from fleet.leaves import server_leaf
 from fleet.operations import pem, postgres
 from fleet.operations.files import CANDIDATE, File, put
+from fleet.operations.packages import installed
 from fleet.pki import authority_file, certificate_file, key_file
-from fleet.platforms import PEM_SERVER_PACKAGE, TRUST_DIRECTORY, Postgres, family_of
+from fleet.platforms import PEM_SERVER_PACKAGE, TRUST_DIRECTORY, Family, Postgres, family_of
 from fleet.platforms import postgres as postgres_row
 
 DIRECTORY = f"{TRUST_DIRECTORY}/postgres"
 
 
 @deploy("PEM server")
-def install(settings: PemServer, place: Postgres) -> None:
+def install(settings: PemServer, family: Family, place: Postgres) -> None:
     """PEM and its database, where the inventory asks for them."""
     wanted = settings.installation
     if wanted is None:
         return
-    server.packages(
+    installed(
         name="Install Postgres and PEM",
-        packages=[*place.packages, place.sslutils, PEM_SERVER_PACKAGE],
+        names=(*place.packages, place.sslutils, PEM_SERVER_PACKAGE),
+        family=family,
     )
     systemd.service(name="Start Postgres", service=place.unit, running=True, enabled=True)
     postgres.password(
@@ -142,8 +144,7 @@ def prepare(fleet: Fleet, machine: Host, place: Postgres) -> None:
 
 
 if is_entrypoint(__name__) and "pem_server" in host.groups:
-    row = postgres_row(
-        family_of(host), host.data.pem_server.vendor, host.data.pem_server.postgres_version
-    )
-    install(settings=host.data.pem_server, place=row, _sudo=True)
+    settings, family = host.data.pem_server, family_of(host)
+    row = postgres_row(family, settings.vendor, settings.postgres_version)
+    install(settings=settings, family=family, place=row, _sudo=True)
     prepare(fleet=host.data.fleet, machine=host.data.machine, place=row, _sudo=True)

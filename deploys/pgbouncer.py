@@ -8,16 +8,18 @@ replaces the running one. PgBouncer is reloaded: agents keep their connections.
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files, server, systemd
+from pyinfra.operations import files, systemd
 
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
 from fleet.operations.files import File, put
+from fleet.operations.packages import installed
 from fleet.operations.pgbouncer import proof, runs_as_written
 from fleet.operations.services import units_read
 from fleet.platforms import (
     PGBOUNCER_MINIMUM,
     PGBOUNCER_REASON,
+    Family,
     Pooler,
     family_of,
 )
@@ -27,12 +29,16 @@ from fleet.sizing import sizing
 
 
 @deploy("PgBouncer")
-def pgbouncer(fleet: Fleet, machine: Host, place: Pooler) -> None:
+def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> None:
     """One pooler, from its package to a configuration that runs."""
     settings = fleet.pgbouncer
     limits = sizing(settings, fleet.agent)
 
-    server.packages(name="Install PgBouncer and psql", packages=[place.package, place.psql_package])
+    installed(
+        name="Install PgBouncer and psql",
+        names=(place.package, place.psql_package),
+        family=family,
+    )
     files.directory(
         name="Directory for keys",
         path=f"{place.directory}/tls",
@@ -65,6 +71,7 @@ def pgbouncer(fleet: Fleet, machine: Host, place: Pooler) -> None:
     runs_as_written(
         name="Reload if it runs on something else",
         unit=place.unit,
+        user=place.user,
         directory=place.run_directory,
         port=settings.listen_port,
         settings=runtime_settings(fleet, machine, place),
@@ -73,5 +80,8 @@ def pgbouncer(fleet: Fleet, machine: Host, place: Pooler) -> None:
 
 
 if is_entrypoint(__name__) and "pgbouncer" in host.groups:
-    row = pgbouncer_row(family_of(host), host.data.pgbouncer.vendor)
-    pgbouncer(fleet=host.data.fleet, machine=host.data.machine, place=row, _sudo=True)
+    family = family_of(host)
+    row = pgbouncer_row(family, host.data.pgbouncer.vendor)
+    pgbouncer(
+        fleet=host.data.fleet, machine=host.data.machine, family=family, place=row, _sudo=True
+    )

@@ -5,6 +5,8 @@ granted as its text says and its SQL forgets, the rules name the poolers' addres
 needs a password where a certificate does it.
 """
 
+import hashlib
+
 from fleet import ROOT
 from fleet.facts.postgres import literal
 from fleet.hosts import Fleet, PemServer
@@ -47,6 +49,7 @@ def function_wishes() -> tuple[Wish, ...]:
     """The function of PgBouncer's auth_query, in a schema of our own."""
     sql = (ROOT / "files" / "get_pool_auth.sql").read_text()
     body = sql.split("$function$")[1]
+    fingerprint = hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
     return (
         Wish(
             "schema pem_fleet",
@@ -56,7 +59,7 @@ def function_wishes() -> tuple[Wish, ...]:
         ),
         Wish(
             FUNCTION,
-            f"SELECT prosrc = {literal(body)} AND prosecdef"
+            f"SELECT md5(prosrc) = '{fingerprint}' AND prosecdef"
             " AND proconfig = ARRAY['search_path=pg_catalog, pg_temp']"
             f" AND has_function_privilege('{AUTH_USER}', oid, 'EXECUTE')"
             " AND NOT EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0)"

@@ -21,22 +21,28 @@ def authorities(settings: CertificateAuthority) -> Generator[PyinfraCommand, Non
 
 
 @operation()
-def leaf(settings: CertificateAuthority, leaf: Leaf) -> Generator[PyinfraCommand, None, None]:
-    """Issue a certificate that is missing, ends soon, or says something else than it should."""
+def leaves(
+    settings: CertificateAuthority, wanted: tuple[Leaf, ...]
+) -> Generator[PyinfraCommand, None, None]:
+    """Issue certificates that are missing, end soon, or say something else than they should."""
     try:
-        reason = why_issue(settings, leaf)
+        reasons = {leaf: why_issue(settings, leaf) for leaf in wanted}
     except PkiError as error:
         yield fail(str(error))
         return
-    if not reason:
-        host.noop(f"{leaf.file_stem} is good")
-        return
+    for leaf, reason in reasons.items():
+        if reason:
+            yield _issue(settings, leaf, reason)
+    if not any(reasons.values()):
+        host.noop(f"{', '.join(leaf.file_stem for leaf in wanted)}: good")
 
+
+def _issue(settings: CertificateAuthority, leaf: Leaf, reason: str) -> FunctionCommand:
     def make() -> None:
         issue(settings, leaf)
         logger.info(f"{host.print_prefix}issued {leaf.file_stem}: {reason}")
 
-    yield _locally(make)
+    return _locally(make)
 
 
 def _locally(work: Callable[[], None]) -> FunctionCommand:

@@ -27,15 +27,23 @@ def proof(**values: str) -> str:
 
 @operation()
 def runs_as_written(
-    unit: str, directory: str, port: int, settings: dict[str, str], open_files: int
+    unit: str,
+    user: str,
+    directory: str,
+    port: int,
+    settings: dict[str, str],
+    open_files: int,
 ) -> Generator[PyinfraCommand, None, None]:
     """Reload PgBouncer when what runs differs from what is written.
 
+    user: the service's OS user, whom the console lets in by the socket in `directory`.
     settings: of the written ini, as SHOW CONFIG names them. `auth_query` ends with the fingerprint
     of all files, so it tells whether certificates and HBA rules were read, which no SHOW does.
     A restart only where RELOAD cannot do it: another address or port, or too few descriptors.
     """
-    running = host.get_fact(PgBouncerConfig, directory=directory, port=port)
+    running = host.get_fact(
+        PgBouncerConfig, directory=directory, port=port, _sudo=True, _sudo_user=user
+    )
     state = host.get_fact(Service, unit=unit)
     differing = [
         name
@@ -54,8 +62,8 @@ def runs_as_written(
         _stdin=f"""\
 systemctl {verb} {shlex.quote(unit)} || exit
 for try in $(seq {TAKE_OVER_SECONDS * 5}); do
-    psql -XAtq -U pgbouncer -d pgbouncer -h {shlex.quote(directory)} -p {port} -c 'SHOW CONFIG' 2>/dev/null |
-        grep -qF {shlex.quote(fingerprint)} && exit 0
+    runuser -u {user} -- psql -XAtq -U pgbouncer -d pgbouncer -h {shlex.quote(directory)} -p {port} \\
+        -c 'SHOW CONFIG' 2>/dev/null | grep -qF {shlex.quote(fingerprint)} && exit 0
     sleep 0.2
 done
 echo "PgBouncer does not run on the new configuration {TAKE_OVER_SECONDS} s after its {verb}" >&2
