@@ -90,10 +90,13 @@ def agent(layout: Layout) -> Package:
         files=(
             file("agent/pem_agent_lib.py", f"{library}/pem_agent_lib.py"),
             file("agent/pemagent.py", f"{library}/pemagent.py", 0o755),
+            file("agent/pemagent_sessions.py", f"{library}/pemagent_sessions.py"),
             file("agent/pemworker.py", f"{library}/pemworker.py", 0o755),
+            file("agent/pemworker_options.py", f"{library}/pemworker_options.py"),
+            file("agent/pemworker_registration.py", f"{library}/pemworker_registration.py"),
             file("agent/pemagent.service", "/usr/lib/systemd/system/pemagent.service"),
         ),
-        # Python looks for pem_agent_lib beside the file that a link leads to.
+        # Python looks for the other modules beside the file that a link leads to.
         links=(
             ("/usr/edb/pem/agent/bin/pemagent", "../lib/pemagent.py"),
             ("/usr/edb/pem/agent/bin/pemworker", "../lib/pemworker.py"),
@@ -105,19 +108,21 @@ def agent(layout: Layout) -> Package:
 
 def server(layout: Layout) -> Package:
     """PEM's server: the program that makes a Postgres into PEM's backend, and the schema."""
+    library = "/usr/edb/pem/lib"
     return Package(
         name="edb-pem",
         version=VERSION,
         summary=f"Server of Postgres Enterprise Manager ({NOTICE})",
         depends=("edb-pem-agent", layout.psycopg2),
         files=(
-            file(
-                "server/configure_pem_server.py",
-                "/usr/edb/pem/bin/configure-pem-server.sh",
-                0o755,
-            ),
+            file("server/configure_pem_server.py", f"{library}/configure_pem_server.py", 0o755),
+            file("server/pem_server_certificates.py", f"{library}/pem_server_certificates.py"),
+            file("server/pem_server_database.py", f"{library}/pem_server_database.py"),
+            file("server/pem_server_files.py", f"{library}/pem_server_files.py"),
+            file("server/pem_server_options.py", f"{library}/pem_server_options.py"),
             file("server/pemserver.sql", "/usr/edb/pem/share/pemserver.sql"),
         ),
+        links=(("/usr/edb/pem/bin/configure-pem-server.sh", "../lib/configure_pem_server.py"),),
     )
 
 

@@ -5,23 +5,25 @@
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import os
-import socket
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import psycopg2
 
-VERSION = "10.6.0"
+Connection = psycopg2.extensions.connection
+
+VERSION = "Version: 10.6.0"
 SCHEMA_SUPPORTED = 202609291
 SECTION = "PEM/agent"
-CONFIG_FILE_NAME = "agent.cfg"
 CONFIG_DIRECTORY = Path("/usr/edb/pem/agent/etc")
+CONFIG_FILE_NAME = "agent.cfg"
 
-# A dead pooler is noticed within 20 s: silence is probed after 5 s, and a peer that confirms
-# nothing for 15 s is given up. The settings of the real agent are not public.
+# A peer that is gone is noticed within 20 s: 5 s of silence, then 15 s in which it confirms
+# nothing. What the real agent sets is not public.
 KEEPALIVE = {
     "keepalives": 1,
     "keepalives_idle": 5,
@@ -30,8 +32,9 @@ KEEPALIVE = {
     "tcp_user_timeout": 15000,
 }
 
-# As registration writes them; pem_host … agent_ssl_crt come before, `-o key=value` replaces.
+# As registration writes them, behind host, port, id, user and certificate.
 DEFAULTS = {
+    "pem_ssl_mode": "require",
     "log_level": "warning",
     "log_location": "/var/log/pem/worker.log",
     "agent_log_location": "/var/log/pem/agent.log",
@@ -62,12 +65,13 @@ class AgentError(Exception):
 
 
 class AgentConfig(dict):
-    """The keys of an agent.cfg, defaults included. All values are text, as in the file."""
+    """The keys of an agent.cfg. All values are text, as in the file."""
 
     @classmethod
     def read(cls, path: Path) -> AgentConfig:
-        """The file's `[PEM/agent]` section. Raises AgentError if it cannot be read."""
-        parser = _parser()
+        """The file's section, with defaults for what it leaves out. Raises AgentError."""
+        parser = configparser.RawConfigParser(delimiters=("=",), strict=False)
+        parser.optionxform = str
         try:
             with path.open() as file:
                 parser.read_file(file)
@@ -87,10 +91,7 @@ class AgentConfig(dict):
     @property
     def agent_id(self) -> int:
         """The agent's number. Raises AgentError, status 1, if the file has no valid one."""
-        text = self.get("agent_id", "")
-        if not text.isdecimal() or int(text) == 0:
-            raise AgentError(f'agent_id "{text}" in the configuration is not a valid agent id')
-        return int(text)
+        return valid_agent_id(self.get("agent_id", ""))
 
     @property
     def agent_user(self) -> str:
@@ -104,17 +105,13 @@ class AgentConfig(dict):
         except ValueError:
             raise AgentError(f'{key} = "{self[key]}" is not a whole number') from None
 
-    def switched_on(self, key: str) -> bool:
-        """Whether a switch is on."""
-        return is_true(self[key])
-
-    def connect(self, application_name: str) -> psycopg2.extensions.connection:
+    def connect(self, application_name: str) -> Connection:
         """A connection as this agent, by its certificate. Raises psycopg2.OperationalError."""
         parameters = {
             "host": self.get("pem_host", "127.0.0.1"),
             "port": self.get("pem_port", "5432"),
             "user": self.agent_user,
-            "sslmode": self.get("pem_ssl_mode", "require").lower(),
+            "sslmode": self["pem_ssl_mode"].lower(),
             "sslcert": self.get("agent_ssl_crt"),
             "sslkey": self.get("agent_ssl_key"),
             "application_name": application_name,
@@ -124,25 +121,29 @@ class AgentConfig(dict):
         return connect(**parameters)
 
 
-def connect(**parameters: object) -> psycopg2.extensions.connection:
+def connect(**parameters: object) -> Connection:
     """A connection to database pem on a server that accepts writes, with autocommit.
 
     libpq's environment variables fill what is not given. Raises psycopg2.OperationalError.
     """
     fixed = {"dbname": "pem", "target_session_attrs": "read-write"}
-    # The keyword form is used because psycopg2 would take `dsn` apart differently from libpq.
     connection = psycopg2.connect(**KEEPALIVE | parameters | fixed)
     connection.autocommit = True
     return connection
 
 
-def row(
-    connection: psycopg2.extensions.connection, statement: str, *values: object
-) -> tuple | None:
-    """Run one statement; its first row, or None."""
+def row(connection: Connection, statement: str, *values: object) -> tuple | None:
+    """Run one statement; its first row, or None. Raises psycopg2.Error."""
     with closing(connection.cursor()) as cursor:
         cursor.execute(statement, values or None)
         return cursor.fetchone() if cursor.description else None
+
+
+def valid_agent_id(text: str) -> int:
+    """An agent's number from its text. Raises AgentError."""
+    if not text.isdecimal() or int(text) == 0:
+        raise AgentError(f'agent_id "{text}" is not a valid agent id')
+    return int(text)
 
 
 def is_true(text: str) -> bool:
@@ -150,25 +151,21 @@ def is_true(text: str) -> bool:
     return text.strip().lower() in ("true", "yes", "on", "1", "t", "y")
 
 
-def host_name() -> str:
-    """The name an agent has if it is given none: the full one, else the short one."""
-    return socket.getfqdn() or socket.gethostname()
+def show_version(parser: argparse.ArgumentParser) -> None:
+    """Give a program the option --version, in the two lines of the real ones."""
+    parser.formatter_class = argparse.RawTextHelpFormatter
+    text = f"{VERSION}\nSchema Supported: {SCHEMA_SUPPORTED}"
+    parser.add_argument("--version", action="version", version=text)
 
 
 def write_file(path: Path, text: str, mode: int) -> None:
-    """Replace a file at once, with its final mode from the start. Raises AgentError."""
+    """Replace a file at once, never readable by more than its mode allows. Raises AgentError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w") as file:
             file.write(text)
             os.fchmod(descriptor, mode)
         Path(temporary).replace(path)
     except OSError as error:
         raise AgentError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _parser() -> configparser.RawConfigParser:
-    parser = configparser.RawConfigParser(delimiters=("=",), strict=False)
-    parser.optionxform = str
-    return parser

@@ -4,14 +4,14 @@ Runs inside a Postgres backend, which starts it in the data directory, as the da
 system user. `plpy` is PL/Python's access to the session.
 """
 
-# mypy: ignore-errors
-# (PL/Python hands over `plpy`, which has no types.)
+from __future__ import annotations
 
 import re
 import secrets
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any, Protocol
 
 ORGANIZATION = "EnterpriseDB Corporation"
 DEFAULT_DAYS = 3650
@@ -41,14 +41,32 @@ authorityKeyIdentifier = keyid:always
 """
 
 
-def generate_key(plpy, bits):
+class PlPy(Protocol):
+    """The part of PL/Python's module that is used here."""
+
+    Error: type[Exception]
+
+    def execute(self, query: str) -> list[dict[str, Any]]:
+        """Run a query; its rows."""
+
+
+def generate_key(plpy: PlPy, bits: int) -> str:
     """A new RSA private key as PKCS#8 PEM text."""
     if bits > LARGEST_KEY_BITS:
         raise plpy.Error(f"a key of {bits} bits is longer than {LARGEST_KEY_BITS}")
     return _openssl(plpy, "genpkey", "-algorithm", "RSA", "-pkeyopt", f"rsa_keygen_bits:{bits}")
 
 
-def key_to_csr(plpy, key, common_name, country, state, locality, unit, email):
+def key_to_csr(
+    plpy: PlPy,
+    key: str,
+    common_name: str,
+    country: str | None,
+    state: str | None,
+    locality: str | None,
+    unit: str | None,
+    email: str | None,
+) -> str:
     """A certificate request for the key; O is fixed, as in sslutils."""
     names = (
         ("C", country),
@@ -69,7 +87,9 @@ def key_to_csr(plpy, key, common_name, country, state, locality, unit, email):
         )  # fmt: skip
 
 
-def csr_to_crt(plpy, csr, ca_certificate_path, key_path, days):
+def csr_to_crt(
+    plpy: PlPy, csr: str, ca_certificate_path: str | None, key_path: str, days: int | None
+) -> str:
     """The certificate for a request, signed with the key of `key_path`.
 
     Without a CA certificate the issuer is the request's own subject, whoever owns the signing
@@ -89,7 +109,7 @@ def csr_to_crt(plpy, csr, ca_certificate_path, key_path, days):
         return _openssl(plpy, "x509", *arguments)
 
 
-def _self_issued(plpy, work, signing_key, arguments):
+def _self_issued(plpy: PlPy, work: str, signing_key: str, arguments: list[str]) -> str:
     """A certificate whose issuer and authority key are its own subject and key.
 
     openssl would name the signing key as the authority, so the identifier is read from a first
@@ -107,14 +127,14 @@ def _self_issued(plpy, work, signing_key, arguments):
     return _openssl(plpy, "x509", *arguments)
 
 
-def generate_crl(plpy, ca_certificate_path, ca_key_path, days):
+def generate_crl(plpy: PlPy, ca_certificate_path: str, ca_key_path: str, days: int | None) -> str:
     """An empty revocation list of the CA."""
     _require_file_reader(plpy)
     ca_certificate = _inside_data_directory(plpy, ca_certificate_path)
     return _sign_crl(plpy, "", ca_certificate, _inside_data_directory(plpy, ca_key_path), days)
 
 
-def revoke_certificate(plpy, certificate, crl_name, days):
+def revoke_certificate(plpy: PlPy, certificate: str, crl_name: str, days: int | None) -> str:
     """Put a certificate on the revocation list `crl_name` of PEM's CA; gives the new list."""
     _require_file_reader(plpy)
     crl_file = Path(_inside_data_directory(plpy, crl_name))
@@ -130,14 +150,14 @@ def revoke_certificate(plpy, certificate, crl_name, days):
     return crl
 
 
-def expiry_date(plpy, certificate_path):
+def expiry_date(plpy: PlPy, certificate_path: str) -> str:
     """The end of a certificate's validity, as text that Postgres reads."""
     _require_file_reader(plpy)
     path = _inside_data_directory(plpy, certificate_path)
     return _openssl(plpy, "x509", "-noout", "-enddate", "-in", path).partition("=")[2].strip()
 
 
-def _sign_crl(plpy, index, ca_certificate, ca_key, days):
+def _sign_crl(plpy: PlPy, index: str, ca_certificate: str, ca_key: str, days: int | None) -> str:
     with tempfile.TemporaryDirectory() as work:
         _write(work, "index.txt", index)
         _write(work, "crlnumber", f"{secrets.randbits(63):016x}\n")
@@ -152,7 +172,7 @@ def _sign_crl(plpy, index, ca_certificate, ca_key, days):
         )  # fmt: skip
 
 
-def _revoked(plpy, crl_file):
+def _revoked(plpy: PlPy, crl_file: Path) -> dict[str, str]:
     """Serial number -> moment of revocation (as in openssl's index) of a revocation list."""
     listing = _openssl(plpy, "crl", "-in", str(crl_file), "-noout", "-text", "-dateopt", "iso_8601")
     entries = re.findall(r"Serial Number: (\w+)\s+Revocation Date: (\S+) (\S+)Z", listing)
@@ -162,13 +182,13 @@ def _revoked(plpy, crl_file):
     }
 
 
-def _now(plpy):
+def _now(plpy: PlPy) -> str:
     rows = plpy.execute("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYMMDDHH24MISS') || 'Z' AS now")
-    return rows[0]["now"]
+    return str(rows[0]["now"])
 
 
-def _require_file_reader(plpy):
-    """sslutils 1.4.1 lets only members of pg_read_server_files name files of the server."""
+def _require_file_reader(plpy: PlPy) -> None:
+    """Since 1.4.1 only members of pg_read_server_files may name files of the server."""
     rows = plpy.execute(
         "SELECT pg_has_role(current_user, 'pg_read_server_files', 'MEMBER') AS allowed"
     )
@@ -176,7 +196,7 @@ def _require_file_reader(plpy):
         raise plpy.Error("must be a member of pg_read_server_files to use files of the server")
 
 
-def _inside_data_directory(plpy, path):
+def _inside_data_directory(plpy: PlPy, path: str) -> str:
     data_directory = Path.cwd().resolve()
     resolved = (data_directory / path).resolve()
     if not resolved.is_relative_to(data_directory):
@@ -184,17 +204,17 @@ def _inside_data_directory(plpy, path):
     return str(resolved)
 
 
-def _escape(value):
+def _escape(value: str) -> str:
     return re.sub(r"([\\/+])", r"\\\1", value)
 
 
-def _write(directory, name, text):
+def _write(directory: str, name: str, text: str) -> str:
     path = Path(directory, name)
     path.write_text(text)
     return str(path)
 
 
-def _openssl(plpy, *arguments, text=""):
+def _openssl(plpy: PlPy, *arguments: str, text: str = "") -> str:
     result = subprocess.run(
         ["openssl", *arguments], input=text, capture_output=True, text=True, check=False
     )
