@@ -16,7 +16,9 @@ from lab.ssh import replace_by_ssh
 
 def main() -> int:
     """Run one command; its exit code."""
-    arguments = _parser().parse_args()
+    ours, command = _split(sys.argv[1:])
+    arguments = _parser().parse_args(ours)
+    arguments.command = command
     try:
         lab = current_lab()
         lab.choose(_names(arguments))  # a wrong name is said before anything else
@@ -25,7 +27,8 @@ def main() -> int:
         arguments.run(Nspawn(lab), arguments)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
-        return 1
+        # For ssh as ssh itself: any other exit code is the command's.
+        return 255 if arguments.run is _ssh else 1
     except KeyboardInterrupt:
         return 130
     return 0
@@ -97,6 +100,12 @@ def _names(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Our own words, and after "--" those for the host."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1 :]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -112,14 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     ls.add_argument("--json", action="store_true", help="a list of objects")
     ls.set_defaults(run=_ls)
 
-    ssh = commands.add_parser("ssh", help="log in, or run a command; its exit code is ours")
-    ssh.add_argument("name", metavar="NAME")
-    ssh.add_argument(
-        "command",
-        nargs="*",
-        metavar="-- COMMAND",
-        help="one word is a line for the host's shell, several are a program and its arguments",
+    ssh = commands.add_parser(
+        "ssh",
+        help="log in, or run a command; its exit code is ours",
+        usage="%(prog)s [-h] NAME [-- COMMAND ...]",
+        epilog="A COMMAND of one word is a line for the host's shell; of several words, a program"
+        " and its arguments.",
     )
+    ssh.add_argument("name", metavar="NAME")
     ssh.set_defaults(run=_ssh)
 
     verbs = {

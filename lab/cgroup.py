@@ -73,6 +73,11 @@ class Group:
     def freeze(self, frozen: bool) -> None:
         """Stop all processes where they stand, or let them go on."""
         (self.path / "cgroup.freeze").write_text("1" if frozen else "0")
+        deadline = time.monotonic() + 5
+        while frozen and "frozen 0" in _read(self.path / "cgroup.events"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"processes of {self.path} do not stand still")
+            time.sleep(0.01)
 
     def kill(self, timeout_seconds: float = 20) -> None:
         """End all processes in one call of the kernel, as a power loss does, and remove the group.

@@ -12,8 +12,10 @@ import urllib.request
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import urlsplit
 
 MIRROR_TIMEOUT_SECONDS = 30
+SILENCE_SECONDS = 30
 CHUNK_BYTES = 1 << 18
 
 
@@ -24,6 +26,7 @@ class Downloads:
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
         self.under_way: dict[Path, Download] = {}
         self.guard = threading.Lock()
+        self.silent_until: dict[str, float] = {}  # mirrors that did not answer
 
     def get(self, url: str, file: Path) -> "Download":
         """The download of `url` to `file`: the one under way, or a new one."""
@@ -33,6 +36,14 @@ class Downloads:
                 download = self.under_way[file] = Download(self, url, file)
                 download.start()
             return download
+
+    def silent(self, url: str) -> bool:
+        """Whether the mirror did not answer a moment ago: then nobody waits for it again."""
+        return time.monotonic() < self.silent_until.get(urlsplit(url).netloc, 0)
+
+    def note_silence(self, url: str) -> None:
+        """The mirror of `url` does not answer."""
+        self.silent_until[urlsplit(url).netloc] = time.monotonic() + SILENCE_SECONDS
 
     def forget(self, download: "Download") -> None:
         """The download has ended: the next request looks into the cache."""
@@ -69,6 +80,7 @@ class Download(threading.Thread):
         except (OSError, http.client.HTTPException) as error:
             print(f"{self.url}: {error!r}", file=sys.stderr, flush=True)
             self.status = self.status or HTTPStatus.GATEWAY_TIMEOUT
+            self.downloads.note_silence(self.url)
         finally:
             self.downloads.forget(self)
             with self.changed:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ import yaml
 from lab import apt
 from lab.errors import LabError
 from lab.hosts import IMAGES_FOLDER, Lab
-from lab.machine import locked, require_space, run
+from lab.machine import locked, remove_tree, require_space, run
 
 BUILD_MIB = 1200
 FILES = IMAGES_FOLDER / "debian"
@@ -35,8 +35,11 @@ class Builder(Protocol):
     def recipe(self) -> str:
         """Everything that decides what is built, as text: a change means a new image."""
 
-    def build(self, root: Path, proxy: str) -> None:
-        """Fill the empty folder `root`; packages come through `proxy` (a URL)."""
+    def build(self, root: Path, proxy: str, log: Path) -> None:
+        """Fill the empty folder `root`; packages come through `proxy` (a URL).
+
+        What the tools say goes to the file `log`. Raises LabError if one fails.
+        """
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Debian:
             parts += [str(file.relative_to(FILES)), file.read_text()]
         return "\n".join(parts)
 
-    def build(self, root: Path, proxy: str) -> None:
+    def build(self, root: Path, proxy: str, log: Path) -> None:
         """Bootstrap, then what makes a bootstrapped Debian a server that somebody can log in to."""
         sources = self._sources()
         run(
@@ -84,6 +87,7 @@ class Debian:
             root,
             "-",
             stdin=sources,
+            log=log,
         )
         for file in root.glob("etc/apt/apt.conf.d/99mmdebstrap"):
             file.unlink()
@@ -131,12 +135,14 @@ def ready(name: str, lab: Lab, proxy: str) -> Path:
     builder = _builder(name, lab)
     digest = hashlib.sha256(builder.recipe().encode()).hexdigest()[:12]
     folder = lab.root / "images"
+    folder.mkdir(mode=0o700, exist_ok=True)  # its setuid programs are not this machine's
     image = folder / f"{name}-{digest}"
     with locked(folder / f".{name}.lock"):
         if not image.exists():
             print(f"building the image {name} ...", flush=True)
             require_space(folder, BUILD_MIB, f"building the image {name}")
             _build(builder, image, proxy)
+            _remove_unused(lab.root, folder.glob(f"{name}-*/"), keep=image)
     return image
 
 
@@ -155,15 +161,23 @@ def _builder(name: str, lab: Lab) -> Builder:
 def _build(builder: Builder, image: Path, proxy: str) -> None:
     """Build beside the image's place and rename: half an image is never used."""
     for crashed in image.parent.glob(f"{image.name}.building-*"):
-        shutil.rmtree(crashed)
+        remove_tree(crashed)
     building = Path(tempfile.mkdtemp(prefix=f"{image.name}.building-", dir=image.parent))
     building.chmod(0o755)
     try:
-        builder.build(building, proxy)
+        builder.build(building, proxy, image.with_suffix(".log"))
         os.sync()  # else the first host's first fsync waits for all of it
         building.rename(image)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _remove_unused(root: Path, images: Iterable[Path], keep: Path) -> None:
+    """Remove images of former definitions that no host stands on."""
+    used = {link.readlink() for link in (root / "labs").glob("*/hosts/*/image")}
+    for image in images:
+        if image not in used and image != keep:
+            remove_tree(image)
 
 
 def _files() -> list[Path]:

@@ -28,18 +28,23 @@ INOTIFY_SETTING = Path("/proc/sys/fs/inotify/max_user_instances")
 INOTIFY_INSTANCES = 1024
 
 
-def run(*command: str | Path, stdin: str | None = None, check: bool = True) -> str:
+def run(
+    *command: str | Path, stdin: str | None = None, check: bool = True, log: Path | None = None
+) -> str:
     """Run a program to its end and return its standard output.
 
+    What it says is written to the file `log` as well, for programs that say much.
     Raises LabError with the program's own last words if it fails and `check` is set.
     """
     argv = [str(word) for word in command]
     done = subprocess.run(argv, input=stdin, check=False, capture_output=True, text=True)
+    if log:
+        log.write_text(f"{' '.join(argv)}\n{done.stdout}{done.stderr}")
     if check and done.returncode != 0:
         words = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
         raise LabError(
             f"{Path(argv[0]).name} failed (exit code {done.returncode}): {words[-1]}",
-            hint=f"see the whole message of: {' '.join(argv)}",
+            hint=f"less {log}" if log else f"see the whole message of: {' '.join(argv)}",
         )
     return done.stdout
 
@@ -99,3 +104,9 @@ def restore_inotify_limit(root: Path) -> None:
     if kept.exists():
         INOTIFY_SETTING.write_text(str(json.loads(kept.read_text())["before"]))
         kept.unlink()
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all below, if it is there."""
+    if folder.exists():
+        shutil.rmtree(folder)

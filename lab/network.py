@@ -8,6 +8,7 @@ Deleting the namespace removes everything in it. Hosts have no route to anywhere
 
 import hashlib
 import json
+import os
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -67,7 +68,7 @@ link set {CONTROL_PORT} master br0 up
     _inside(lab, "ip", "-batch", "-", stdin=inside)
     # Its hardware address is set before it is up: hosts of this lab never see another one.
     _inside(lab, "ip", "link", "set", "peer", "address", hardware_address(lab.gateway))
-    _inside(lab, "ip", "link", "set", "peer", "name", cable(lab), "netns", "1")
+    _inside(lab, "ip", "link", "set", "peer", "name", cable(lab), "netns", str(os.getpid()))
     run("ip", "address", "add", f"{lab.gateway}/24", "dev", cable(lab))
     run("ip", "link", "set", cable(lab), "up")
 

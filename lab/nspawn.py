@@ -4,11 +4,8 @@ What is true is asked from the kernel (control groups, namespace, nftables), not
 crashed run leaves nothing that could mislead the next one.
 """
 
-import importlib
-import importlib.util
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,10 +25,12 @@ from lab.hosts import Lab, LabHost, current_lab, read_lab
 from lab.machine import (
     locked,
     raise_inotify_limit,
+    remove_tree,
     require_space,
     restore_inotify_limit,
     run,
 )
+from lab.standin.build import build_repository
 
 BOOT_MIB = 300  # of disk for each host that starts: its journal, the packages of a deploy
 STOP_SECONDS = 90
@@ -57,6 +56,7 @@ class Nspawn:
                 network.create(self.lab)
             self._start_proxy()
             seed.write_keys(self.lab)
+            build_repository(self.lab.root)
             # With the addresses of the network that was chosen just now.
             return self._start([self.lab.hosts[host.name] for host in hosts])
 
@@ -66,7 +66,7 @@ class Nspawn:
             self._end_everything()
             network.remove(self.lab)
             cgroup.remove_all(self.lab.name)
-            shutil.rmtree(self.lab.directory, ignore_errors=True)
+            remove_tree(self.lab.directory)
             with locked(self.lab.root / "lock"):
                 if not _other_networks(self.lab):
                     restore_inotify_limit(self.lab.root)
@@ -120,7 +120,7 @@ class Nspawn:
         with self._locked_and_up():
             _in_parallel(self._kill, hosts)
             for host in hosts:
-                shutil.rmtree(self._directory(host), ignore_errors=True)
+                remove_tree(self._directory(host))
             return self._start(hosts)
 
     def log(self, host: LabHost) -> str:
@@ -190,10 +190,10 @@ class Nspawn:
         images = {
             name: image.ready(name, self.lab, proxy) for name in {host.image for host in hosts}
         }
-        key = _build_repository(self.lab.root)
+        key = build_repository(self.lab.root)
         for host in hosts:
             directory = self._directory(host)
-            shutil.rmtree(directory, ignore_errors=True)  # of a start that was broken off
+            remove_tree(directory)  # of a start that was broken off
             for name in ("disk", "work", "root"):
                 (directory / name).mkdir(parents=True)
             (directory / "disk").chmod(0o755)  # it becomes the host's /
@@ -229,7 +229,8 @@ class Nspawn:
         group.freeze(frozen=False)
         # nspawn passes it on to the host's systemd as an orderly power-off.
         for process in _children(group.launcher()):
-            os.kill(process, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
         if not group.wait_until_dead(STOP_SECONDS):
             print(f"{host.name} did not stop within {STOP_SECONDS} s: power cut", file=sys.stderr)
         group.kill()
@@ -300,15 +301,6 @@ def _other_networks(lab: Lab) -> list[str]:
     """The networks of all other labs under the same root."""
     files = (lab.root / "labs").glob("*/state.json")
     return [json.loads(file.read_text())["network"] for file in files if file != lab.state_file]
-
-
-def _build_repository(root: Path) -> Path | None:
-    """The lab's own packages: the public key of their repository."""
-    if not importlib.util.find_spec("lab.standin"):
-        return None
-    module = importlib.import_module("lab.standin.build")
-    key: Path = module.build_repository(root)
-    return key
 
 
 def _children(process: int) -> list[int]:

@@ -87,6 +87,9 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.GATEWAY_TIMEOUT, "not in the cache, and the lab is offline")
             return
         url = f"{self.server.upstreams[host]}://{host}{path}"
+        if file.is_file() and self.server.downloads.silent(url):
+            self._send_file(file)
+            return
         download = self.server.downloads.get(url, file)
         status = download.wait_for_answer()
         if status == HTTPStatus.OK and download.length is not None:

@@ -54,9 +54,7 @@ def write_keys(lab: Lab) -> None:
         lab.password_file.write_text(secrets.token_urlsafe(32) + "\n")
 
 
-def write_seed(
-    lab: Lab, host: LabHost, folder: Path, image: Path, repository_key: Path | None
-) -> None:
+def write_seed(lab: Lab, host: LabHost, folder: Path, image: Path, repository_key: Path) -> None:
     """Fill `folder` with the files of a fresh disk; `repository_key` signs the lab's packages."""
     shutil.rmtree(folder, ignore_errors=True)
     etc = folder / "etc"
@@ -73,14 +71,13 @@ def write_seed(
     _write(etc / "ssh" / key.name, key.read_text(), mode=0o600)
     _write(etc / "ssh" / f"{key.name}.pub", key.with_suffix(".pub").read_text())
     _write(etc / "apt" / "apt.conf.d" / "95proxy", f'Acquire::http::Proxy "{proxy_url(lab)}";\n')
-    if repository_key:
-        keyring = Path("/usr/share/keyrings/standin.asc")
-        _write(folder / keyring.relative_to("/"), repository_key.read_text())
-        _write(
-            etc / "apt" / "sources.list.d" / "standin.sources",
-            f"Types: deb\nURIs: http://{packages_host(lab)}/standin/deb\nSuites: ./\n"
-            f"Signed-By: {keyring}\n",
-        )
+    keyring = Path("/usr/share/keyrings/standin.asc")
+    _write(folder / keyring.relative_to("/"), repository_key.read_text())
+    _write(
+        etc / "apt" / "sources.list.d" / "standin.sources",
+        f"Types: deb\nURIs: http://{packages_host(lab)}/standin/deb\nSuites: ./\n"
+        f"Signed-By: {keyring}\n",
+    )
     _write_authorized_keys(lab, folder, image)
 
 
@@ -97,6 +94,7 @@ def _write_authorized_keys(lab: Lab, folder: Path, image: Path) -> None:
 def _hosts_file(lab: Lab) -> str:
     lines = [
         "127.0.0.1 localhost",
+        "::1 localhost ip6-localhost ip6-loopback",
         f"{lab.gateway} control.{lab.domain} control {packages_host(lab)}",
         *(f"{host.address} {host.name}.{lab.domain} {host.name}" for host in lab.hosts.values()),
     ]
