@@ -62,7 +62,7 @@ def with_ini_values(text: str, section: str, values: dict[str, str]) -> str:
         if inside and (parsed or line.strip() == f"[{section}]"):
             last = number
         if inside and parsed and parsed["key"] in values:
-            ending = line[len(line.rstrip("\r\n")) :]
+            ending = lines[number][len(line) :]
             lines[number] = f"{parsed['left']}{values[parsed['key']]}{ending}"
             left.pop(parsed["key"], None)
     if last is None:

@@ -123,8 +123,11 @@ def why_issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None =
     return ""
 
 
-def issue(settings: CertificateAuthority, leaf: Leaf) -> None:
-    """Make a new key and certificate for a leaf. Raises PkiError when the authority's key is away."""
+def issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = None) -> None:
+    """Make a new key and certificate for a leaf, valid from `now` on.
+
+    Raises PkiError when the authority is missing or unfit, or its key is kept elsewhere.
+    """
     ca_certificate, ca_key = _authority(settings, leaf.kind)
     if ca_key is None:
         raise PkiError(
@@ -133,7 +136,7 @@ def issue(settings: CertificateAuthority, leaf: Leaf) -> None:
             " there, or this certificate and its key"
         )
     key = _new_key(settings)
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     ends = min(now + timedelta(days=settings.leaf_days), ca_certificate.not_valid_after_utc)
     builder = (
         x509.CertificateBuilder()

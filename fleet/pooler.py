@@ -1,7 +1,6 @@
 """The files of one pooler, as text: what is written, and what a second instance reads to prove it."""
 
 import hashlib
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,10 +99,10 @@ def drop_in(limits: Sizing) -> str:
 def preferred(pooler: PgBouncer, agent: Host) -> tuple[str, ...]:
     """All poolers' names, each agent beginning at another one.
 
-    The agent's name decides, so that a further agent moves no other.
+    The agent's name decides (agent1, agent2, … alternate), so that a further agent moves no other.
     """
     names = tuple(host.name for host in pooler.hosts)
-    start = zlib.crc32(agent.name.encode()) % len(names)
+    start = sum(agent.name.encode()) % len(names)
     return names[start:] + names[:start]
 
 

@@ -56,9 +56,11 @@ def _run(verb: str, inventory: str, deploy: str, limit: str | None) -> None:
     started = time.monotonic()
     document = json.loads(_pyinfra([*command, "-y", "--json"], deploy, capture=True) or "null")
     changed = changes(document, inventory)
+    steps = document["results"]["operations"]
+    hosts = {name for step in steps for name in (*step["success"], *step["no_change"])}
     print(
-        f"=== {deploy}: {document['results']['totals']['hosts']} hosts,"
-        f" {len(changed)} steps changed something, {time.monotonic() - started:.1f} s",
+        f"=== {deploy}: {len(changed)} of {len(steps)} steps changed something,"
+        f" on {len(hosts)} hosts, in {time.monotonic() - started:.1f} s",
         flush=True,
     )
     if verb == "unchanged" and changed:

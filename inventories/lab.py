@@ -48,7 +48,11 @@ server = PemServer(
 )
 
 bouncer = PgBouncer(
-    hosts=_hosts("pgbouncer"), server=server, admin_networks=(f"{_lab.gateway}/32",)
+    hosts=_hosts("pgbouncer"),
+    server=server,
+    admin_networks=(f"{_lab.gateway}/32",),
+    # The whole lab: the tests on this machine knock like agents, with right and wrong papers.
+    agent_networks=(_lab.network,),
 )
 
 agents = Agent(hosts=_hosts("agent"), via=bouncer)

@@ -4,6 +4,7 @@ PgBouncer lets its own OS user in there as `pgbouncer` without a password, so th
 as that user (`_sudo_user`). They never fail a host: without psql or PgBouncer they are empty.
 """
 
+from datetime import datetime
 from typing import TypedDict
 
 from pyinfra.api import FactBase, QuoteString, StringCommand
@@ -53,12 +54,12 @@ class PgBouncerConfig(FactBase[dict[str, Setting]]):
 
 
 class Client(TypedDict):
-    """A client of the pooler."""
+    """A client of the pooler. connected_seconds: since it logged in, by the pooler's own clock."""
 
     user: str
     database: str
     address: str
-    request_time: str
+    connected_seconds: float
 
 
 class PgBouncerClients(FactBase[list[Client]]):
@@ -72,9 +73,9 @@ class PgBouncerClients(FactBase[list[Client]]):
 
     @override
     def command(self, directory: str, port: int) -> StringCommand:
-        # With its header, as each version adds columns.
+        # With its header, as each version adds columns; times are the pooler's local ones.
         return StringCommand(
-            "psql -XAq -P footer=off -F '\t' -U pgbouncer -d pgbouncer -h",
+            "date '+%F %T'; psql -XAq -P footer=off -F '\t' -U pgbouncer -d pgbouncer -h",
             QuoteString(directory),
             "-p",
             str(port),
@@ -83,17 +84,20 @@ class PgBouncerClients(FactBase[list[Client]]):
 
     @override
     def process(self, output: list[str]) -> list[Client]:
-        if not output:
-            return []
-        names = output[0].split("\t")
-        rows = [dict(zip(names, line.split("\t"), strict=False)) for line in output[1:]]
+        now, rows = datetime.fromisoformat(output[0]), [line.split("\t") for line in output[1:]]
+        clients = (dict(zip(rows[0], row, strict=False)) for row in rows[1:])
         return [
             {
-                "user": row["user"],
-                "database": row["database"],
-                "address": row["addr"],
-                "request_time": row.get("request_time", ""),
+                "user": client["user"],
+                "database": client["database"],
+                "address": client["addr"],
+                "connected_seconds": (now - _local_time(client["connect_time"])).total_seconds(),
             }
-            for row in rows
-            if row.get("database") != "pgbouncer" and "addr" in row
+            for client in clients
+            if client.get("database", "pgbouncer") != "pgbouncer"
         ]
+
+
+def _local_time(text: str) -> datetime:
+    """A time as PgBouncer prints it, without the name of its zone."""
+    return datetime.fromisoformat(text[:19])
