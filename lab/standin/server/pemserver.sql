@@ -240,7 +240,6 @@ REVOKE ALL ON FUNCTION pem.get_data_directory(), pem.get_ssl_ca_file(), pem.get_
 CREATE OR REPLACE FUNCTION pem.renew_agent_privileges() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
 AS $$ GRANT USAGE ON SCHEMA pemhistory TO pem_agent $$;
-REVOKE ALL ON FUNCTION pem.renew_agent_privileges() FROM PUBLIC, pem_user, pem_agent;
 
 -- The id of a new agent, or of an old one that comes back. With the caller's own rights: it takes
 -- pem_admin (row security), and CREATEROLE and the right to grant pem_agent if a role is made.

@@ -48,7 +48,7 @@ $$;
 
 CREATE FUNCTION openssl_revoke_certificate(
     certificate text, crl_name text, days integer DEFAULT NULL
-) RETURNS text LANGUAGE plpython3u STRICT
+) RETURNS text LANGUAGE plpython3u
 AS $$
 import sys
 if "MODULE_PATHNAME" not in sys.path:
