@@ -50,6 +50,7 @@ class Nspawn:
     def up(self, hosts: list[LabHost]) -> list[Report]:
         """Bring the lab up and start those of its `hosts` that do not run."""
         with self._locked():
+            self._require_space(hosts)
             self._choose_network()
             if not network.exists(self.lab):
                 self._end_everything()  # hosts of a crashed run hang on a cable to nowhere
@@ -174,15 +175,20 @@ class Nspawn:
 
     def _start(self, hosts: list[LabHost]) -> list[Report]:
         """Start those that do not run, and wait for all that are not paused."""
-        off = [host for host in hosts if not self._group(host)]
-        if off:
-            require_space(self.lab.root, BOOT_MIB * len(off), f"starting {len(off)} hosts")
+        off = self._require_space(hosts)
         fresh = [host for host in off if not (self._directory(host) / "seeded").exists()]
         if fresh:
             self._prepare(fresh)
         _in_parallel(self._boot, off)
         awake = [host for host in hosts if not self._running(host).frozen()]
         return _in_parallel(self._wait, awake)
+
+    def _require_space(self, hosts: list[LabHost]) -> list[LabHost]:
+        """The hosts that do not run, once it is sure that the disk has room for them."""
+        off = [host for host in hosts if not self._group(host)]
+        if off:
+            require_space(self.lab.root, BOOT_MIB * len(off), f"starting {len(off)} hosts")
+        return off
 
     def _prepare(self, hosts: list[LabHost]) -> None:
         """Give the hosts fresh disks of their images."""

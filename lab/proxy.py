@@ -64,12 +64,12 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         host = (url.netloc or self.headers.get("Host", "")).lower()
         path = unquote(url.path).lstrip("/")
-        if ".." in path.split("/") or not path or path.endswith("/"):
+        if host != self.server.name and host not in self.server.upstreams:
+            self._refuse(HTTPStatus.FORBIDDEN, f"{host} is none of the control machine's mirrors")
+        elif ".." in path.split("/") or not path or path.endswith("/"):
             self._refuse(HTTPStatus.NOT_FOUND, "no such file")
         elif host == self.server.name:
             self._send_file(self.server.www / path)
-        elif host not in self.server.upstreams:
-            self._refuse(HTTPStatus.FORBIDDEN, f"{host} is none of the control machine's mirrors")
         else:
             self._send_mirrored(host, url.path, self.server.cache / host / path)
 

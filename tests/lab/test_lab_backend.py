@@ -1,0 +1,385 @@
+"""The lab's own promises, on two small labs beside the real one (which is not touched).
+
+What is true is asked from ssh, ip, findmnt, ps and the kernel's files, not from the lab's code.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root"),
+]
+
+PROJECT = Path(__file__).parent.parent.parent
+ROOT = Path(os.environ.get("LAB_ROOT") or "/var/lib/pem-fleet-lab")
+FIRST, SECOND = "selftest", "selftest-two"
+HOSTS = ("pem1", "bouncer1", "agent1")
+NETWORK = "10.77.201"
+COMMAND_SECONDS = 120  # building the image is the longest of them
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        command,
+        cwd=PROJECT,
+        env={**os.environ, "LAB_NETWORK": "", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+
+
+def lab(*words, name=FIRST, **environment):
+    return run(sys.executable, "-m", "lab", *words, LAB_NAME=name, **environment)
+
+
+def did(*words, **environment):
+    """A lab command that has to succeed; what it printed."""
+    done = lab(*words, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def on(host, line, name=FIRST):
+    """A line for the host's shell: exit code and output. ssh gives up after 10 s."""
+    config = ROOT / "labs" / name / "ssh" / "config"
+    done = run("timeout", "10", "ssh", "-F", str(config), host, line)
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def state(host):
+    return {row["name"]: row["state"] for row in json.loads(did("ls", "--json"))}[host]
+
+
+def reaches(host, other):
+    return on(host, f"ping -q -c 1 -W 1 {other}")[0] == 0
+
+
+def boot(host):
+    code, identity = on(host, "cat /proc/sys/kernel/random/boot_id")
+    assert code == 0
+    return identity
+
+
+def within(seconds, question):
+    """Whether the question is answered with yes before the deadline."""
+    deadline = time.monotonic() + seconds
+    while not question():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def processes(name, program=""):
+    """Process ids of the lab's processes, those of one program if it is named."""
+    listing = run("ps", "-eo", "pid,stat,comm,cgroup").stdout.splitlines()[1:]
+    rows = [line.split(None, 3) for line in listing if lab_group(name) in line]
+    # A zombie has ended; it is the machine's PID 1 that has not taken notice yet.
+    living = [(int(pid), command) for pid, stat, command, _ in rows if not stat.startswith("Z")]
+    return [pid for pid, command in living if command.startswith(program)]
+
+
+def lab_group(name):
+    return f"pem-fleet-lab.{name}/"
+
+
+def leftovers(name):
+    """Everything that a lab makes on the machine and has to take away again."""
+    groups = run("find", "/sys/fs/cgroup", "-path", f"*{lab_group(name)}*").stdout
+    links = [link["ifname"] for link in json.loads(run("ip", "-json", "link").stdout)]
+    return {
+        "processes": processes(name),
+        "groups": groups.split(),
+        "mounts": run("findmnt", "-rno", "TARGET").stdout.count(f"/labs/{name}/"),
+        "namespaces": run("ip", "netns").stdout.split().count(f"pem-fleet-lab.{name}"),
+        "cables": [link for link in links if link == f"lab-{name}"],
+        "disks": list((ROOT / "labs").glob(f"{name}/*")),
+    }
+
+
+NOTHING = {"processes": [], "groups": [], "mounts": 0, "namespaces": 0, "cables": [], "disks": []}
+
+
+@pytest.fixture(scope="module")
+def _first_lab():
+    did("up", *HOSTS, LAB_NETWORK=f"{NETWORK}.0/24")
+    yield
+    did("down")
+
+
+@pytest.fixture
+def _running_lab(_first_lab):
+    """Every test begins with all hosts on and no cut, whatever the one before left."""
+    if any(state(host) != "running" for host in HOSTS):
+        did("up", *HOSTS)
+        did("heal")
+
+
+on_running_lab = pytest.mark.usefixtures("_running_lab")
+
+
+# --- hosts
+
+
+@on_running_lab
+def test_a_host_is_a_real_host():
+    assert on("pem1", "ps -o comm= -p 1") == (0, "systemd")
+    assert on("pem1", "id -un; sudo id -un") == (0, "admin\nroot")
+    assert on("pem1", "systemctl is-system-running") == (0, "running")
+    assert f"{NETWORK}.11/24" in on("pem1", "ip -brief address show host0")[1]
+
+
+@on_running_lab
+def test_ssh_gives_the_exit_code_of_the_command():
+    assert lab("ssh", "pem1", "--", "exit 7").returncode == 7
+    assert did("ssh", "pem1", "--", "printf", "%s|", "two words", "$HOME") == "two words|$HOME|"
+
+
+@on_running_lab
+def test_host_keys_are_strict():
+    known_hosts = ROOT / "labs" / FIRST / "ssh" / "known_hosts"
+    kept = known_hosts.read_text()
+    known_hosts.write_text("")
+    try:
+        assert "Host key verification failed" in on("pem1", "true")[1]
+    finally:
+        known_hosts.write_text(kept)
+    assert on("pem1", "true")[0] == 0
+
+
+@on_running_lab
+def test_hosts_know_one_another_by_name():
+    assert reaches("pem1", "agent1")
+    assert reaches("agent1", "pem1.lab.test")
+    assert on("agent1", "hostname -f") == (0, "agent1.lab.test")
+    assert on("agent1", "getent hosts packages.lab.test")[1].split()[0] == f"{NETWORK}.1"
+
+
+@on_running_lab
+def test_hosts_have_no_way_out():
+    assert on("pem1", "ip route show default") == (0, "")
+
+
+@on_running_lab
+def test_ls_gives_objects():
+    rows = json.loads(did("ls", "--json"))
+    assert rows[0] == {
+        "name": "pem1",
+        "address": f"{NETWORK}.11",
+        "image": "debian13",
+        "state": "running",
+    }
+    assert {row["name"]: row["state"] for row in rows}["agent3"] == "stopped"
+
+
+@on_running_lab
+def test_up_leaves_running_hosts_alone():
+    before = boot("pem1")
+    did("up", *HOSTS)
+    assert boot("pem1") == before
+
+
+# --- power
+
+
+@on_running_lab
+def test_kill_ends_everything_at_once_and_keeps_the_disk():
+    before = boot("pem1")
+    assert on("pem1", "echo kept | sudo tee /root/note && sync")[0] == 0
+    did("kill", "pem1")
+    assert state("pem1") == "stopped"
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{lab_group(FIRST)}pem1.*"))
+    did("start", "pem1")
+    assert on("pem1", "sudo cat /root/note") == (0, "kept")
+    assert boot("pem1") != before
+
+
+@on_running_lab
+def test_stop_is_orderly():
+    before = boot("agent1").replace("-", "")
+    did("stop", "agent1")
+    assert state("agent1") == "stopped"
+    did("start", "agent1")
+    journal = on("agent1", f"sudo journalctl --boot {before} --lines 20 --output cat")[1]
+    assert "Journal stopped" in journal
+
+
+@on_running_lab
+def test_a_host_can_reboot_itself():
+    before = boot("agent1")
+    on("agent1", "sudo systemctl reboot")
+    assert within(20, lambda: on("agent1", "cat /proc/sys/kernel/random/boot_id")[1] != before)
+    assert within(20, lambda: on("agent1", "systemctl is-system-running") == (0, "running"))
+    assert state("agent1") == "running"
+
+
+@on_running_lab
+def test_a_paused_host_does_nothing_until_it_is_resumed():
+    before = boot("agent1")
+    did("pause", "agent1")
+    assert state("agent1") == "paused"
+    assert reaches("pem1", "agent1")  # the kernel answers
+    config = str(ROOT / "labs" / FIRST / "ssh" / "config")
+    assert run("timeout", "3", "ssh", "-F", config, "agent1", "true").returncode != 0
+    did("resume", "agent1")
+    assert boot("agent1") == before
+
+
+@on_running_lab
+def test_reset_gives_a_fresh_disk():
+    assert on("agent1", "sudo touch /root/note")[0] == 0
+    did("reset", "agent1")
+    assert on("agent1", "sudo ls /root/note")[0] != 0
+
+
+# --- partition
+
+
+@on_running_lab
+def test_cut_parts_the_named_hosts_from_the_rest():
+    did("cut", "pem1", "agent1")
+    assert state("pem1") == "cut"
+    assert reaches("pem1", "agent1")  # on the same side
+    assert not reaches("pem1", "bouncer1")
+    assert not reaches("bouncer1", "agent1")
+    assert reaches("pem1", "control")
+    did("restart", "agent1")  # a cut outlives what it cuts off
+    assert not reaches("agent1", "bouncer1")
+    did("heal")
+    assert reaches("bouncer1", "agent1")
+    assert state("pem1") == "running"
+
+
+# --- packages
+
+
+@on_running_lab
+def test_packages_come_through_the_proxy():
+    assert on("bouncer1", "sudo apt-get update -qq")[0] == 0
+    assert on("bouncer1", "sudo apt-get install -y -qq tree")[0] == 0
+    assert on("bouncer1", "tree --version")[0] == 0
+    assert on("bouncer1", "apt-cache policy edb-pem-agent | grep standin")[0] == 0
+
+
+@on_running_lab
+def test_other_servers_are_refused():
+    proxy = f"http://{NETWORK}.1:3142"
+    for url in ("http://example.org/", "https://example.org/", f"http://{NETWORK}.1/"):
+        answer = on("bouncer1", f"curl --silent --show-error --fail --proxy {proxy} {url}")[1]
+        assert "403" in answer, answer
+    above = "http://packages.lab.test/%2e%2e/lock"
+    assert "404" in on("bouncer1", f"curl -sSf --path-as-is --proxy {proxy} {above}")[1]
+
+
+# --- several labs, and their end
+
+
+@on_running_lab
+def test_two_labs_run_side_by_side():
+    did("up", "pem1", name=SECOND)
+    try:
+        assert on("pem1", "hostname", name=SECOND) == (0, "pem1")
+        assert boot("pem1") != on("pem1", "cat /proc/sys/kernel/random/boot_id", name=SECOND)[1]
+        address = json.loads(did("ls", "--json", name=SECOND))[0]["address"]
+        assert not address.startswith(NETWORK)
+        assert not reaches("pem1", address)
+    finally:
+        did("down", name=SECOND)
+    assert leftovers(SECOND) == NOTHING
+    assert on("pem1", "true")[0] == 0
+
+
+@on_running_lab
+def test_up_clears_away_a_crash():
+    assert on("pem1", "echo kept | sudo tee /root/note && sync")[0] == 0
+    for pid in processes(FIRST, "systemd-nspawn"):  # the hosts' own processes live on
+        os.kill(pid, signal.SIGKILL)
+    assert within(5, lambda: state("pem1") == "stopped")
+    did("up", *HOSTS)
+    assert on("pem1", "sudo cat /root/note") == (0, "kept")
+    run("ip", "link", "delete", f"lab-{FIRST}")
+    did("up", *HOSTS)
+    assert reaches("pem1", "agent1")
+
+
+def test_down_after_a_crash_leaves_nothing():
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    before = limit.read_text()
+    did("up", "pem1", name=SECOND)
+    for pid in processes(SECOND, "sh") + processes(SECOND, "systemd-nspawn"):
+        os.kill(pid, signal.SIGKILL)
+    assert processes(SECOND) != []
+    did("down", name=SECOND)
+    assert leftovers(SECOND) == NOTHING
+    assert limit.read_text() == before
+    did("down", name=SECOND)
+
+
+# --- mistakes: one line, and a HINT
+
+
+def refused(done):
+    assert done.returncode == 1
+    problem, hint = done.stderr.strip().split("\n")
+    assert hint.startswith("HINT: ")
+    return problem
+
+
+def test_an_unknown_host_is_refused():
+    problem = refused(lab("kill", "pem9"))
+    assert "'pem9'" in problem
+    assert "bouncer1" in problem
+
+
+def test_a_lab_that_is_not_up_is_refused():
+    assert "is not up" in refused(lab("kill", "pem1", name=SECOND))
+
+
+def test_a_taken_network_is_refused():
+    run("ip", "address", "add", "10.77.202.1/24", "dev", "lo")
+    try:
+        done = lab("up", name=SECOND, LAB_NETWORK="10.77.202.0/24")
+    finally:
+        run("ip", "address", "del", "10.77.202.1/24", "dev", "lo")
+    assert "10.77.202.0/24 is taken on this machine: 10.77.202.0/24 on lo" in refused(done)
+    assert "LAB_NETWORK=10." in done.stderr
+    assert leftovers(SECOND) == NOTHING
+
+
+def test_a_missing_tool_is_named_with_its_package():
+    done = lab("up", name=SECOND, PATH="/nonexistent")
+    assert "systemd-nspawn" in refused(done)
+    assert "systemd-container" in done.stderr
+
+
+def test_every_tool_is_in_the_list_of_packages():
+    listed = (PROJECT / "lab" / "packages.txt").read_text().split()
+    question = "from lab.machine import TOOLS; print(*TOOLS.values())"
+    assert set(run(sys.executable, "-c", question).stdout.split()) <= set(listed)
+
+
+def test_without_root_nothing_is_tried():
+    # A user namespace without a map: the same files, and no longer root.
+    done = run("unshare", "--user", sys.executable, "-m", "lab", "up", LAB_NAME=SECOND)
+    assert "needs root" in refused(done)
+
+
+def test_a_full_disk_is_seen_before_anything_is_made(tmp_path):
+    run("mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(tmp_path))
+    try:
+        done = lab("up", name=SECOND, LAB_ROOT=str(tmp_path))
+    finally:
+        run("umount", str(tmp_path))
+    assert "needs 1800 MiB" in refused(done)
+    assert leftovers(SECOND) == NOTHING
