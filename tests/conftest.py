@@ -1,0 +1,42 @@
+"""Fixtures of all tests: a fleet, and plan(): what a deploy would do to a host, without a host."""
+
+# pyinfra's connections are greenlets; its sockets and locks must be patched before anything else.
+from gevent import monkey  # isort: skip
+
+monkey.patch_all()  # isort: skip
+
+import pytest  # noqa: E402  after the patch
+
+from tests.planning import make_plan  # noqa: E402
+from tests.samples import sample_authority, sample_fleet  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-rendered",
+        action="store_true",
+        help="write tests/rendered/ anew, to be reviewed by `git diff tests/rendered`",
+    )
+
+
+@pytest.fixture
+def authority(tmp_path):
+    """A CA directory whose files are fixed texts, so that what is made of them stays the same."""
+    return sample_authority(tmp_path / "ca")
+
+
+@pytest.fixture
+def fleet(authority):
+    """One PEM server, two poolers, three agents."""
+    return sample_fleet(authority)
+
+
+@pytest.fixture
+def plan(fleet, monkeypatch):
+    """plan(deploy, host, facts): see tests/planning.py."""
+    # fleet.observe remembers a host's answers for the length of a run; each test is one.
+    monkeypatch.setattr("fleet.observe._answer", (0.0, {}))
+    monkeypatch.setattr("fleet.observe._families", {})
+    return lambda deploy, host, facts, **arguments: make_plan(
+        fleet, deploy, host, facts, **arguments
+    )

@@ -1,0 +1,108 @@
+"""A fleet, and what hosts of both OS families say of themselves, for tests without hosts."""
+
+from pydantic import SecretStr
+from pyinfra.facts.server import LinuxDistribution
+
+from fleet.facts.files import FileBytes
+from fleet.facts.packages import MissingPackages
+from fleet.facts.pem import RegisteredAgents
+from fleet.facts.postgres import PostgresServer
+from fleet.hosts import (
+    Agent,
+    CertificateAuthority,
+    Fleet,
+    Host,
+    PemInstallation,
+    PemServer,
+    PgBouncer,
+)
+from fleet.leaves import leaves_of
+from fleet.pki import certificate_file, key_file
+
+ADMIN_PASSWORD = "planted-admin-password"
+SUPERUSER_PASSWORD = "planted-superuser-password"
+
+PEM_HBA = b"""\
+# Added by PEM's configuration
+hostssl pem +pem_agent 0.0.0.0/0 cert
+local   all all peer
+host    all all 127.0.0.1/32 scram-sha-256
+"""
+PEM_IDENT = b"# MAPNAME  SYSTEM-USERNAME  PG-USERNAME\n"
+
+
+def sample_authority(directory):
+    """Settings of a CA directory whose authorities are plain words, the same in every run."""
+    directory.mkdir()
+    for name in ("server-ca.crt", "client-ca.crt", "client-ca.crl"):
+        (directory / name).write_text(f"these are the bytes of {name}\n")
+    return CertificateAuthority(directory=str(directory), organization="Example")
+
+
+def sample_fleet(authority):
+    """One PEM server, two poolers, three agents; every leaf of theirs as plain words."""
+    pem = Host(name="pem.example.com", address="192.0.2.10")
+    bouncers = tuple(Host(name=f"bouncer{n}", address=f"192.0.2.2{n}") for n in (1, 2))
+    apps = tuple(Host(name=f"app{n}", address=f"192.0.2.3{n}") for n in (1, 2, 3))
+    server = PemServer(
+        hosts=(pem,),
+        admin_password=SecretStr(ADMIN_PASSWORD),
+        installation=PemInstallation(
+            superuser_password=SecretStr(SUPERUSER_PASSWORD), network="192.0.2.0/24"
+        ),
+    )
+    bouncer = PgBouncer(hosts=bouncers, server=server, admin_networks=("192.0.2.0/28",))
+    agent = Agent(hosts=apps, via=bouncer)
+    fleet = Fleet(
+        certificate_authority=authority, pem_server=server, pgbouncer=bouncer, agent=agent
+    )
+    for machine in fleet.machines():
+        for leaf in leaves_of(fleet, machine):
+            for path in (certificate_file(authority, leaf), key_file(authority, leaf)):
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(f"these are the bytes of {path.name}\n")
+    return fleet
+
+
+def _fresh_host(release, configuration, data):
+    """A host without any of the packages, whose Postgres, once it is there, says where it is."""
+    texts = {f"{configuration}/pg_hba.conf": PEM_HBA, f"{configuration}/pg_ident.conf": PEM_IDENT}
+    for bundle in ("ca_certificates.crt", "crl.pem"):
+        texts[f"{data}/{bundle}"] = b"these are the bytes of PEM's own\n"
+
+    def all_missing(names):
+        return list(names)
+
+    def text_of(path):
+        return texts.get(path)
+
+    return {
+        LinuxDistribution: release,
+        MissingPackages: all_missing,
+        FileBytes: text_of,
+        PostgresServer: {
+            "version_number": 170000,
+            "data_directory": data,
+            "hba_file": f"{configuration}/pg_hba.conf",
+            "ident_file": f"{configuration}/pg_ident.conf",
+            "ssl_ca_file": f"{data}/ca_certificates.crt",
+            "ssl_crl_file": f"{data}/crl.pem",
+            "ssl_cert_file": f"{data}/server.crt",
+            "ssl_key_file": f"{data}/server.key",
+            "unread": [f"{configuration}/pg_hba.conf"],
+            "pending_restart": [],
+        },
+        RegisteredAgents: {"agents": [], "backends": []},
+    }
+
+
+DEBIAN_13 = _fresh_host(
+    {"name": "Debian", "major": 13, "minor": 0, "release_meta": {"ID": "debian"}},
+    "/etc/postgresql/17/main",
+    "/var/lib/postgresql/17/main",
+)
+ROCKY_9 = _fresh_host(
+    {"name": "Rocky Linux", "major": 9, "minor": 6, "release_meta": {"ID": "rocky"}},
+    "/var/lib/pgsql/data",
+    "/var/lib/pgsql/data",
+)

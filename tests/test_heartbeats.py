@@ -1,0 +1,144 @@
+"""Which agent counts as alive, and what is said of the others."""
+
+import pytest
+
+from fleet.facts.pem import RegisteredAgents
+from fleet.facts.pgbouncer import PgBouncerClients
+from fleet.heartbeats import heartbeats
+
+APP1 = "192.0.2.31"
+
+
+def agent(age, name="app1", active=True):
+    return {"id": 7, "name": name, "active": active, "heartbeat_age_seconds": age}
+
+
+def client(address=APP1, user="pem_agent_user1", connected_seconds=3600.0):
+    return {
+        "user": user,
+        "database": "pem",
+        "address": address,
+        "connected_seconds": connected_seconds,
+    }
+
+
+ONE_CLIENT = {"bouncer1": [client()], "bouncer2": []}
+
+
+def seen(fleet, agents, clients, backends=()):
+    found = {"agents": agents, "backends": list(backends)}
+    return heartbeats(fleet, found, clients)["app1"]
+
+
+@pytest.mark.parametrize(
+    ("agents", "clients", "backends", "fresh", "sentence"),
+    [
+        pytest.param(
+            [agent(4.2)], ONE_CLIENT, (), True,
+            "registered as id 7, last heartbeat 4 s ago, through bouncer1 as pem_agent_user1",
+            id="through a pooler, in time",
+        ),
+        pytest.param(
+            [agent(30.0)], ONE_CLIENT, (), True,
+            "registered as id 7, last heartbeat 30 s ago, through bouncer1 as pem_agent_user1",
+            id="just in time",
+        ),
+        pytest.param(
+            [agent(31.0)], ONE_CLIENT, (), False,
+            "registered as id 7, last heartbeat 31 s ago, through bouncer1 as pem_agent_user1",
+            id="too old",
+        ),
+        pytest.param(
+            [agent(10.0)], {"bouncer1": [client(connected_seconds=2.0)]}, (), False,
+            "registered as id 7, last heartbeat 10 s ago, through bouncer1 as pem_agent_user1",
+            id="older than the connection, so it came another way",
+        ),
+        pytest.param(
+            [agent(4.2)], {"bouncer1": [], "bouncer2": []}, (), False,
+            "registered as id 7, last heartbeat 4 s ago, through no pooler",
+            id="through no pooler",
+        ),
+        pytest.param(
+            [agent(4.2)], ONE_CLIENT, (APP1,), False,
+            "registered as id 7, last heartbeat 4 s ago,"
+            " through bouncer1 as pem_agent_user1, and directly",
+            id="through a pooler and around it",
+        ),
+        pytest.param(
+            [agent(4.2)], {}, (APP1,), False,
+            "registered as id 7, last heartbeat 4 s ago, through no pooler, and directly",
+            id="around the poolers",
+        ),
+        pytest.param(
+            [agent(4.2, active=False)], ONE_CLIENT, (), False,
+            "registered as id 7 (inactive), last heartbeat 4 s ago,"
+            " through bouncer1 as pem_agent_user1",
+            id="inactive",
+        ),
+        pytest.param(
+            [agent(None)], ONE_CLIENT, (), False,
+            "registered as id 7, no heartbeat yet",
+            id="registered, silent",
+        ),
+        pytest.param([], ONE_CLIENT, (), False, "not registered", id="unknown to PEM"),
+        pytest.param(
+            [agent(4.2, name="app2")], ONE_CLIENT, (), False, "not registered",
+            id="another one's heartbeat is not its own",
+        ),
+        pytest.param(
+            [agent(4.2)], {"bouncer1": [client(address="192.0.2.32")]}, (), False,
+            "registered as id 7, last heartbeat 4 s ago, through no pooler",
+            id="another one's connection is not its own",
+        ),
+        pytest.param(
+            [agent(4.2)], {"bouncer1": [client(user="pem_admin1")]}, (), False,
+            "registered as id 7, last heartbeat 4 s ago, through no pooler",
+            id="an administrator's connection from its host is not its own",
+        ),
+        pytest.param(
+            [agent(4.2)], ONE_CLIENT, ("192.0.2.21", "192.0.2.22"), True,
+            "registered as id 7, last heartbeat 4 s ago, through bouncer1 as pem_agent_user1",
+            id="the poolers' own backends are not direct",
+        ),
+    ],
+)  # fmt: skip
+def test_an_agent_is_well_when_it_beats_in_time_and_through_a_pooler_only(
+    fleet, agents, clients, backends, fresh, sentence
+):
+    heartbeat = seen(fleet, agents, clients, backends)
+    assert (heartbeat.fresh, heartbeat.sentence()) == (fresh, sentence)
+
+
+def test_of_two_poolers_the_younger_connection_counts(fleet):
+    clients = {
+        "bouncer1": [client(connected_seconds=900.0)],
+        "bouncer2": [client(connected_seconds=5.0)],
+    }
+    assert seen(fleet, [agent(1.0)], clients).pooler == "bouncer2"
+
+
+def test_every_agent_of_the_inventory_is_there_even_when_the_database_is_not(fleet):
+    found = heartbeats(fleet, None, {})
+    assert {name: one.sentence() for name, one in found.items()} == dict.fromkeys(
+        ("app1", "app2", "app3"), "not registered"
+    )
+
+
+def test_clients_are_read_by_the_columns_names_and_the_console_is_none_of_them():
+    said = [
+        "2026-03-01 12:00:10",
+        "type\tuser\tnew_column\tdatabase\taddr\tconnect_time",
+        "C\tpem_agent_user1\tx\tpem\t192.0.2.31\t2026-03-01 12:00:00 UTC",
+        "C\tpgbouncer\tx\tpgbouncer\tunix\t2026-03-01 12:00:10 UTC",
+    ]
+    assert PgBouncerClients().process(said) == [client(connected_seconds=10.0)]
+
+
+@pytest.mark.parametrize("said", [["2026-03-01 12:00:10"], ["2026-03-01 12:00:10", ""]])
+def test_a_pooler_that_does_not_answer_has_no_clients(said):
+    assert PgBouncerClients().process(said) == []
+
+
+@pytest.mark.parametrize("said", [[], [""]])
+def test_a_database_that_does_not_answer_has_no_agents(said):
+    assert RegisteredAgents().process(said) is None

@@ -1,0 +1,84 @@
+"""What differs between operating systems and vendors."""
+
+from dataclasses import astuple
+
+import pytest
+from pyinfra.api import Config, Inventory, State
+from pyinfra.api.exceptions import DeployError
+from pyinfra.facts.server import LinuxDistribution
+
+from fleet.platforms import FAMILIES, family_of, pgbouncer, postgres
+
+FAMILY_NAMES = ("debian", "rhel")
+VERSIONS = (14, 17, 18)
+
+
+def texts(row):
+    for value in astuple(row):
+        yield from value if isinstance(value, tuple) else (value,)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("vendor", ["distribution", "pgdg", "edb"])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_row_of_postgres_is_complete(family, vendor, version):
+    row = postgres(family, vendor, version)
+    assert all(texts(row))
+    assert row.directory.startswith("/")
+
+
+@pytest.mark.parametrize("vendor", ["distribution", "pgdg"])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_row_of_pgbouncer_is_complete(family, vendor):
+    row = pgbouncer(family, vendor)
+    assert all(texts(row))
+    assert all(
+        path.startswith("/")
+        for path in (row.binary, row.directory, row.run_directory, row.log_file)
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "vendor", "unit", "directory", "user"),
+    [
+        ("debian", "distribution", "postgresql@17-main", "/usr/lib/postgresql/17", "postgres"),
+        ("debian", "pgdg", "postgresql@17-main", "/usr/lib/postgresql/17", "postgres"),
+        ("debian", "edb", "edb-as@17-main", "/usr/lib/edb-as/17", "enterprisedb"),
+        ("rhel", "distribution", "postgresql", "/usr", "postgres"),
+        ("rhel", "pgdg", "postgresql-17", "/usr/pgsql-17", "postgres"),
+        ("rhel", "edb", "edb-as-17", "/usr/edb/as17", "enterprisedb"),
+    ],
+)
+def test_where_postgres_lives(family, vendor, unit, directory, user):
+    row = postgres(family, vendor, 17)
+    assert (row.unit, row.directory, row.user) == (unit, directory, user)
+
+
+def test_an_unknown_pair_names_the_known_ones_and_what_to_type():
+    with pytest.raises(DeployError) as error:
+        pgbouncer("rhel", "edb")
+    assert str(error.value) == (
+        "no PgBouncer of vendor 'edb' is known for family 'rhel'; known: distribution on debian,"
+        " pgdg on debian, distribution on rhel, pgdg on rhel"
+        '\nHINT: vendor="distribution" in the inventory'
+    )
+
+
+def host_with(os_id):
+    inventory = Inventory((["host1"], {}))
+    State(inventory, Config())
+    host = inventory.get_host("host1")
+    answers = {LinuxDistribution: {"release_meta": {"ID": os_id} if os_id else {}}}
+    host.get_fact = answers.__getitem__
+    return host
+
+
+@pytest.mark.parametrize(("os_id", "family"), FAMILIES.items())
+def test_the_family_is_told_by_the_id_in_os_release(os_id, family):
+    assert family_of(host_with(os_id)) == family
+
+
+@pytest.mark.parametrize("os_id", ["alpine", None])
+def test_another_system_is_refused_and_the_supported_ones_named(os_id):
+    with pytest.raises(DeployError, match=r"host1 runs .*; supported: debian, ubuntu, rhel, rocky"):
+        family_of(host_with(os_id))

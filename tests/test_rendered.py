@@ -1,0 +1,113 @@
+"""What each deploy would do to a host: its steps, and its files byte for byte.
+
+The expected texts are in tests/rendered/SYSTEM/DEPLOY/: `steps.txt`, and each file at the path it
+has on the host. After a change that is meant, write them anew and review them as any other change:
+
+    .venv/bin/python -m pytest tests/test_rendered.py --write-rendered; git diff tests/rendered
+"""
+
+import re
+
+import pytest
+
+from fleet import ROOT
+from fleet.facts.files import FileBytes
+from fleet.facts.packages import MissingPackages
+from tests.samples import ADMIN_PASSWORD, DEBIAN_13, ROCKY_9, SUPERUSER_PASSWORD
+
+RENDERED = ROOT / "tests" / "rendered"
+SYSTEMS = {"debian-13": DEBIAN_13, "rocky-9": ROCKY_9}
+
+# As `pemworker --register-agent` leaves it.
+AGENT_CFG = b"""\
+[PEM/agent]
+pem_host=bouncer1
+pem_port=6432
+agent_id=3
+agent_user=pem_agent_user1
+agent_ssl_key=/root/.pem/pem_agent_user1.key
+agent_ssl_crt=/root/.pem/pem_agent_user1.crt
+log_level=warning
+log_location=/var/log/pem/agent.log
+long_wait=30
+pem_ssl_mode=verify-full
+heartbeat_connection=false
+"""
+
+
+def registered(path):
+    """The files of an agent's host after its registration."""
+    return AGENT_CFG if path == "/usr/edb/pem/agent/etc/agent.cfg" else None
+
+
+CASES = {
+    "pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
+    "pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
+    "agent": ("deploys/agent.py", "app1", {}),
+    "agent-registered": ("deploys/agent.py", "app1", {FileBytes: registered, MissingPackages: []}),
+}
+
+
+@pytest.fixture(params=[(system, case) for system in SYSTEMS for case in CASES], ids="/".join)
+def rendered(request, plan):
+    """The folder of the expected files, and what would be written today."""
+    system, case = request.param
+    deploy, host, facts = CASES[case]
+    return RENDERED / system / case, plan(deploy, host, SYSTEMS[system] | facts)
+
+
+def test_a_host_gets_exactly_the_reviewed_steps_and_files(rendered, request):
+    folder, planned = rendered
+    today = {"steps.txt": steps(planned)} | {
+        path.lstrip("/"): file.content
+        for path, file in planned.files.items()
+        if not is_certificate(path)
+    }
+    if request.config.getoption("--write-rendered"):
+        write(folder, today)
+        pytest.skip(f"{folder.relative_to(ROOT)} was written, not compared")
+    reviewed = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert today == reviewed
+
+
+def test_no_password_is_in_a_step_or_in_a_file(rendered):
+    _, planned = rendered
+    shown = b"\n".join([steps(planned), *(file.content for file in planned.files.values())])
+    for password in (ADMIN_PASSWORD, SUPERUSER_PASSWORD):
+        assert password.encode() not in shown
+
+
+def steps(planned):
+    """Every step with its commands; the writing of a file is shortened to what it leaves."""
+    lines = []
+    for name, commands in planned.steps.items():
+        lines.append(name)
+        for command in commands:
+            text = getattr(command, "get_raw_value", lambda: "a function of ours")()
+            written = re.search(r"base64 -d > (\S+)\.pem-fleet-new", text)
+            if written:
+                owner = re.search(r"chown (\S+) \S+ && chmod (\S+)", text)
+                text = f"write {written[1]} " + (
+                    f"{owner[1]} {owner[2]}" if owner else "(owner and mode stay)"
+                )
+            lines.append(f"    {text}")
+    return "\n".join([*lines, ""]).encode()
+
+
+def is_certificate(path):
+    """True for files that deploys/ca.py makes: their content is not ours to review."""
+    return path.endswith((".crt", ".key")) and "ca_certificates" not in path
+
+
+def write(folder, texts):
+    """Replace the folder's files."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(text)
