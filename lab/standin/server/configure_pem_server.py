@@ -37,8 +37,9 @@ def main() -> int:
     if os.geteuid() != 0:
         print("ERROR: run this program as root", file=sys.stderr)
         return 1
-    # Never in an argument of another program: libpq and pemworker read it from here.
-    os.environ["PGPASSWORD"] = options.superpassword or read_password(options.superuser)
+    # Never in an argument of another program: libpq reads the one, pemworker the other.
+    password = options.superpassword or read_password(options.superuser)
+    os.environ["PGPASSWORD"] = os.environ["PEM_SERVER_PASSWORD"] = password
     try:
         if ANSWERS_FILE.exists():
             upgrade(options)
