@@ -74,9 +74,9 @@ def configure(options: argparse.Namespace) -> None:
         change_files_while_stopped(options, hba_file, config_file)
     register_agent(options)
     register_server(options)
-    ANSWERS_FILE.write_text(answers(options))
     systemctl("enable", "--quiet", options.pemagent_servicename)
     systemctl("restart", options.pemagent_servicename)
+    ANSWERS_FILE.write_text(answers(options))
     print("PEM server configured (stand-in for tests: there is no web server).")
 
 
