@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, InstanceOf, SecretStr, model_validator
 
 from fleet.mistakes import raise_noted
 from fleet.roles import Role
@@ -27,6 +27,8 @@ HostName = Annotated[
 ]
 # Lower case only: such a name needs no quotes in SQL, in pg_hba.conf and in PgBouncer's files.
 RoleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)]
+# No plain text: a password in an inventory is a password in git.
+Secret = InstanceOf[SecretStr]
 Vendor = Literal["distribution", "pgdg", "edb"]
 
 
@@ -51,7 +53,18 @@ class Host(Role):
         return tuple(dict.fromkeys((self.name, *self.names)))
 
 
-Hosts = Annotated[tuple[Host, ...], Field(min_length=1, description="a tuple of Host(…)")]
+def _each_once(hosts: tuple[Host, ...]) -> tuple[Host, ...]:
+    twice = [name for name, count in Counter(host.name for host in hosts).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is there twice\nHINT: name each host once in a role")
+    return hosts
+
+
+Hosts = Annotated[
+    tuple[Host, ...],
+    AfterValidator(_each_once),
+    Field(min_length=1, description="a tuple of Host(…)"),
+]
 
 
 class CertificateAuthority(Role):
@@ -106,7 +119,7 @@ class CertificateAuthority(Role):
 class PemInstallation(Role):
     """Install and configure PEM on the server, where it is not there yet."""
 
-    superuser_password: SecretStr = Field(description='secret("PEM_SUPERUSER_PASSWORD")')
+    superuser_password: Secret = Field(description='secret("PEM_SUPERUSER_PASSWORD")')
     superuser: RoleName = Field("postgres", description="the role that PEM is installed by")
     type: Literal[1, 3] = Field(1, description="1: web application and database, 3: database only")
     network: Network = Field(
@@ -125,7 +138,7 @@ class PemServer(Role):
         None, description="PemInstallation(…), or None where PEM is configured already"
     )
     admin_user: RoleName = Field("pem_admin1", description="registers agents, watches poolers")
-    admin_password: SecretStr = Field(description='secret("PEM_ADMIN_PASSWORD")')
+    admin_password: Secret = Field(description='secret("PEM_ADMIN_PASSWORD")')
     agent_user: RoleName = Field("pem_agent_user1", description="the role of all pooled agents")
 
     @property
@@ -244,6 +257,19 @@ class Fleet(Role):
             raise ValueError(
                 "the agents go through poolers that are not in the fleet"
                 "\nHINT: Agent(via=bouncer, …) and Fleet(pgbouncer=bouncer, …)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_agent_may_connect(self) -> Self:
+        wanted, limit = (
+            len(self.agent.hosts) * self.agent.connections,
+            self.pgbouncer.max_client_conn,
+        )
+        if limit is not None and limit < wanted:
+            raise ValueError(
+                f"max_client_conn ({limit}) is below the {wanted} connections of all agents"
+                "\nHINT: leave it out, it is computed from the number of agents"
             )
         return self
 

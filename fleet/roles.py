@@ -27,7 +27,8 @@ class Role(BaseModel):
                 super().__init__(**settings)
             except ValidationError as error:
                 for details in error.errors():
-                    note(_mistake(type(self), details))
+                    if not _told_by_a_part(details):
+                        note(_mistake(type(self), details))
             except (AttributeError, TypeError):
                 # A cross-check stumbled over a part that is wrong itself, and is noted already.
                 if not any_noted():
@@ -53,6 +54,12 @@ def _keep_as_written(role: Role, settings: dict[str, object]) -> None:
     object.__setattr__(role, "__pydantic_fields_set__", set(settings))
     object.__setattr__(role, "__pydantic_extra__", None)
     object.__setattr__(role, "__pydantic_private__", None)
+
+
+def _told_by_a_part(details: ErrorDetails) -> bool:
+    """True for a cross-check of another role in this one: its mistake is told where it was made."""
+    is_check = details["type"] == "value_error" and bool(details["loc"])
+    return is_check and isinstance(details["input"], Role)
 
 
 def _mistake(role: type[Role], details: ErrorDetails) -> Mistake:
