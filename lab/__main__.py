@@ -29,6 +29,10 @@ def main() -> int:
         print(f"lab: {error}", file=sys.stderr)
         # For ssh as ssh itself: any other exit code is the command's.
         return 255 if arguments.run is _ssh else 1
+    except OSError as error:
+        hint = "LAB_ROOT is a folder on a disk of this machine that root may write to"
+        print(f"lab: {error}\nHINT: {hint}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -12,6 +12,8 @@ import os
 import time
 from pathlib import Path
 
+from lab.errors import LabError
+
 BASE = Path("/sys/fs/cgroup")
 
 
@@ -70,24 +72,27 @@ class Group:
         """Whether `freeze` stopped the processes."""
         return _read(self.path / "cgroup.freeze").strip() == "1"
 
-    def freeze(self, frozen: bool) -> None:
-        """Stop all processes where they stand, or let them go on."""
+    def freeze(self, *, frozen: bool) -> None:
+        """Stop all processes where they stand, or let them go on.
+
+        Raises LabError if some do not stop within 5 s.
+        """
         (self.path / "cgroup.freeze").write_text("1" if frozen else "0")
         deadline = time.monotonic() + 5
         while frozen and "frozen 0" in _read(self.path / "cgroup.events"):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"processes of {self.path} do not stand still")
+                raise self._stuck("stand still")
             time.sleep(0.01)
 
     def kill(self, timeout_seconds: float = 20) -> None:
         """End all processes in one call of the kernel, as a power loss does, and remove the group.
 
-        Raises TimeoutError if processes are left after `timeout_seconds`.
+        Raises LabError if processes are left after `timeout_seconds`.
         """
         if self.alive():
             (self.path / "cgroup.kill").write_text("1")
         if not self.wait_until_dead(timeout_seconds):
-            raise TimeoutError(f"processes of {self.path} do not end")
+            raise self._stuck("end")
         self.remove()
 
     def wait_until_dead(self, timeout_seconds: float) -> bool:
@@ -98,6 +103,12 @@ class Group:
                 return False
             time.sleep(0.02)
         return True
+
+    def _stuck(self, verb: str) -> LabError:
+        return LabError(
+            f"{self.name}: processes do not {verb}",
+            hint=f"ps -eo pid,stat,wchan,args,cgroup | grep {self.path.name}",
+        )
 
     def remove(self) -> None:
         """Remove the empty group from every hierarchy."""

@@ -102,6 +102,11 @@ def read_lab(name: str, root: Path, wanted_network: str = "") -> Lab:
     content = _read_hosts_file()
     own_network = _network(content["network"], where=f"{HOSTS_FILE.name}: network")
     network = _network(wanted_network, where="LAB_NETWORK") if wanted_network else own_network
+    hosts = {
+        host: _read_host(host, given, own_network, network)
+        for host, given in content["hosts"].items()
+    }
+    _require_different_addresses(hosts)
     directory = root / "labs" / name
     return Lab(
         name=name,
@@ -116,15 +121,16 @@ def read_lab(name: str, root: Path, wanted_network: str = "") -> Lab:
         ssh_config_file=directory / "ssh" / "config",
         password_file=directory / "password",
         state_file=directory / "state.json",
-        hosts={
-            host: _read_host(host, given, own_network, network)
-            for host, given in content["hosts"].items()
-        },
+        hosts=hosts,
     )
 
 
 def _read_hosts_file() -> dict[str, Any]:
-    content = yaml.safe_load(HOSTS_FILE.read_text())
+    try:
+        content = yaml.safe_load(HOSTS_FILE.read_text())
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise LabError(f"{HOSTS_FILE.name}: {where}", hint="git diff lab/hosts.yml") from error
     for key in ("network", "domain", "user", "hosts"):
         if not isinstance(content, dict) or not content.get(key):
             raise LabError(
@@ -158,6 +164,17 @@ def _read_host(name: str, given: object, own: IPv4Network, network: IPv4Network)
             hint=f"use one of these, or describe it in lab/images/{given['image']}.yml",
         )
     return LabHost(name, given["image"], usable[given["address"]], tuple(given["groups"]))
+
+
+def _require_different_addresses(hosts: dict[str, LabHost]) -> None:
+    owners: dict[str, str] = {}
+    for host in hosts.values():
+        owner = owners.setdefault(host.address, host.name)
+        if owner != host.name:
+            raise LabError(
+                f"{HOSTS_FILE.name}: {owner} and {host.name} have the same address {host.address}",
+                hint=f"give {host.name} another one in lab/hosts.yml",
+            )
 
 
 def _network(text: str, *, where: str) -> IPv4Network:

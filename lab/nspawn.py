@@ -7,17 +7,15 @@ crashed run leaves nothing that could mislead the next one.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from lab import cgroup, image, network, seed, ssh
+from lab import cgroup, image, network, proxy, seed, ssh
 from lab.backend import Report, State
 from lab.cgroup import Group
 from lab.errors import LabError
@@ -34,7 +32,6 @@ from lab.standin.build import build_repository
 
 BOOT_MIB = 300  # of disk for each host that starts: its journal, the packages of a deploy
 STOP_SECONDS = 90
-PROXY = "_proxy"  # not a possible name of a host
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -55,7 +52,7 @@ class Nspawn:
             if not network.exists(self.lab):
                 self._end_everything()  # hosts of a crashed run hang on a cable to nowhere
                 network.create(self.lab)
-            self._start_proxy()
+            proxy.start(self.lab)
             seed.write_keys(self.lab)
             build_repository(self.lab.root)
             # With the addresses of the network that was chosen just now.
@@ -192,9 +189,9 @@ class Nspawn:
 
     def _prepare(self, hosts: list[LabHost]) -> None:
         """Give the hosts fresh disks of their images."""
-        proxy = seed.proxy_url(self.lab)
         images = {
-            name: image.ready(name, self.lab, proxy) for name in {host.image for host in hosts}
+            name: image.ready(name, self.lab, seed.proxy_url(self.lab))
+            for name in {host.image for host in hosts}
         }
         key = build_repository(self.lab.root)
         for host in hosts:
@@ -220,8 +217,9 @@ class Nspawn:
             *group.everywhere,
         ]
         with (directory / "console.log").open("ab") as console:
+            # It returns when the host is on its way; what becomes of it is seen in its group.
             subprocess.run(
-                command, check=True, stdin=subprocess.DEVNULL, stdout=console, stderr=console
+                command, check=False, stdin=subprocess.DEVNULL, stdout=console, stderr=console
             )
 
     def _wait(self, host: LabHost) -> Report:
@@ -248,35 +246,6 @@ class Nspawn:
     def _end_everything(self) -> None:
         """Cut the power of all hosts and of the proxy, also of those no longer in hosts.yml."""
         _in_parallel(Group.kill, cgroup.groups(self.lab.name))
-
-    def _start_proxy(self) -> None:
-        if _listens(self.lab.gateway, seed.PROXY_PORT):
-            return
-        for group in cgroup.groups(self.lab.name, PROXY):
-            group.kill()
-        group = Group.create(self.lab.name, PROXY)
-        with (self.lab.directory / "proxy.log").open("ab") as log:
-            proxy = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "lab.proxy", self.lab.gateway, str(seed.PROXY_PORT)),
-                    *(self.lab.root / "packages", self.lab.root / "www"),
-                    seed.packages_host(self.lab),
-                ],
-                cwd=Path(__file__).parent.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        group.add(proxy.pid)
-        deadline = time.monotonic() + 20
-        while not _listens(self.lab.gateway, seed.PROXY_PORT):
-            if proxy.poll() is not None or time.monotonic() > deadline:
-                raise LabError(
-                    "the package proxy does not start",
-                    hint=f"tail {self.lab.directory / 'proxy.log'}",
-                )
-            time.sleep(0.05)
 
     def _directory(self, host: LabHost) -> Path:
         return self.lab.directory / "hosts" / host.name
@@ -316,14 +285,6 @@ def _children(process: int) -> list[int]:
         ]
     except FileNotFoundError:
         return []
-
-
-def _listens(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def _in_parallel(verb: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

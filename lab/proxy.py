@@ -15,6 +15,8 @@ by their signatures. LAB_OFFLINE=1 asks no mirror at all.
 
 import email.utils
 import os
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,9 +25,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from lab import apt
+from lab import apt, cgroup, seed
 from lab.download import CHUNK_BYTES, Downloads, http_date
+from lab.errors import LabError
+from lab.hosts import Lab
 
+GROUP = "_proxy"  # of its processes; not a possible name of a host
 FRESH_SECONDS = 3600
 CLIENT_TIMEOUT_SECONDS = 120
 
@@ -135,6 +140,45 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(text)
+
+
+def start(lab: Lab) -> None:
+    """Start the lab's proxy on its gateway address, if it is not running.
+
+    Raises LabError if it does not come up within 20 s.
+    """
+    address = (lab.gateway, seed.PROXY_PORT)
+    if _listens(address):
+        return
+    for group in cgroup.groups(lab.name, GROUP):
+        group.kill()
+    group = cgroup.Group.create(lab.name, GROUP)
+    command = [sys.executable, "-m", "lab.proxy", lab.gateway, str(seed.PROXY_PORT)]
+    folders = [lab.root / "packages", lab.root / "www"]
+    log_file = lab.directory / "proxy.log"
+    with log_file.open("ab") as log:
+        process = subprocess.Popen(
+            [*command, *folders, seed.packages_host(lab)],
+            cwd=Path(__file__).parent.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    group.add(process.pid)
+    deadline = time.monotonic() + 20
+    while not _listens(address):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise LabError("the package proxy does not start", hint=f"tail {log_file}")
+        time.sleep(0.05)
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def main() -> None:
