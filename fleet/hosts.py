@@ -62,8 +62,8 @@ def _each_once(hosts: tuple[Host, ...]) -> tuple[Host, ...]:
 
 Hosts = Annotated[
     tuple[Host, ...],
-    AfterValidator(_each_once),
     Field(min_length=1, description="a tuple of Host(…)"),
+    AfterValidator(_each_once),
 ]
 
 

@@ -1,0 +1,331 @@
+"""Wrong inventories: all mistakes at once, where they are and what to type, before any host."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyinfra.api.exceptions import InventoryError
+
+from fleet import ROOT
+from fleet.inventory import fleet_of
+
+PASSWORD = "planted-admin-password"
+
+GOOD = """\
+from fleet.hosts import Agent, CertificateAuthority, Fleet, Host, PemServer, PgBouncer
+from fleet.secrets import secret
+
+pem = Host(name="pem", address="192.0.2.10")
+bouncer1 = Host(name="bouncer1", address="192.0.2.21")
+bouncer2 = Host(name="bouncer2", address="192.0.2.22")
+app1 = Host(name="app1", address="192.0.2.31")
+authority = CertificateAuthority(directory="~/.pem-fleet/test")
+server = PemServer(hosts=(pem,), admin_password=secret("PEM_ADMIN_PASSWORD"))
+bouncer = PgBouncer(hosts=(bouncer1, bouncer2), server=server, admin_networks=("192.0.2.0/28",))
+agents = Agent(hosts=(app1,), via=bouncer)
+fleet = Fleet(certificate_authority=authority, pem_server=server, pgbouncer=bouncer, agent=agents)
+"""
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """load(text): the fleet of an inventory of this text, with only PEM_ADMIN_PASSWORD set."""
+    monkeypatch.setenv("PEM_ADMIN_PASSWORD", PASSWORD)
+    file = tmp_path / "inventory.py"
+
+    def load(text):
+        file.write_text(text)
+        return fleet_of(str(file))
+
+    return load
+
+
+def mistakes(load, text):
+    """What is said of a wrong inventory: for each mistake its line, the problem and the hint."""
+    with pytest.raises(InventoryError) as error:
+        load(text)
+    said = str(error.value)
+    assert PASSWORD not in said
+    found = re.findall(r"^\S*/inventory\.py line (\d+): (.*)\n    HINT: (.+)$", said, re.MULTILINE)
+    count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
+    assert said.startswith(f"{count} in the inventory; no host was touched\n\n")
+    return [(int(line), problem, hint) for line, problem, hint in found]
+
+
+def line_of(start):
+    """The line of the good inventory that begins so."""
+    return next(n for n, line in enumerate(GOOD.splitlines(), 1) if line.startswith(start))
+
+
+BOUNCERS = "hosts=(bouncer1, bouncer2)"
+WRONG = [
+    pytest.param(
+        BOUNCERS, f"{BOUNCERS}, listen_prt=1", "bouncer =",
+        "PgBouncer(listen_prt): no such setting", "write listen_port=…",
+        id="an unknown setting with a near name",
+    ),
+    pytest.param(
+        BOUNCERS, f"{BOUNCERS}, wholly_else=1", "bouncer =",
+        "PgBouncer(wholly_else): no such setting",
+        "known: hosts, server, listen_port, vendor, admin_networks, agent_networks, pool_size,"
+        " max_client_conn, extra",
+        id="an unknown setting without one",
+    ),
+    pytest.param(
+        ', admin_networks=("192.0.2.0/28",)', "", "bouncer =",
+        "PgBouncer(admin_networks): required, and not given",
+        "add admin_networks=…: from where the admin console may be reached",
+        id="a missing setting",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, pool_size="40"', "bouncer =",
+        "PgBouncer(pool_size): input should be a valid integer",
+        "pool_size: computed from the agents when not given",
+        id="a text where a number belongs",
+    ),
+    pytest.param(
+        BOUNCERS, "hosts=bouncer1", "bouncer =",
+        "PgBouncer(hosts): input should be a valid tuple", "hosts: a tuple of Host(…)",
+        id="a host where a tuple of hosts belongs",
+    ),
+    pytest.param(
+        BOUNCERS, "hosts=()", "bouncer =",
+        "PgBouncer(hosts): tuple should have at least 1 item after validation, not 0",
+        "hosts: a tuple of Host(…)",
+        id="a role without hosts",
+    ),
+    pytest.param(
+        BOUNCERS, f"{BOUNCERS}, listen_port=65536", "bouncer =",
+        "PgBouncer(listen_port): input should be less than or equal to 65535",
+        "listen_port: see the class in fleet/hosts.py",
+        id="a port out of range",
+    ),
+    pytest.param(
+        "192.0.2.31", "192.0.2.310", "app1 =",
+        "Host(address): '192.0.2.310' does not appear to be an IPv4 or IPv6 address",
+        "address: the address that the other hosts see",
+        id="an address that is none",
+    ),
+    pytest.param(
+        "hosts=(pem,)", 'hosts=(pem,), vendor="debian"', "server =",
+        "PemServer(vendor): input should be 'distribution', 'pgdg' or 'edb'",
+        "vendor: whose Postgres packages it runs",
+        id="an unknown vendor",
+    ),
+    pytest.param(
+        "hosts=(pem,)", 'hosts=(pem,), admin_user="Pem-Admin"', "server =",
+        "PemServer(admin_user): string should match pattern '^[a-z_][a-z0-9_]*$'",
+        "admin_user: registers agents, watches poolers",
+        id="a role name that needs quotes",
+    ),
+    pytest.param(
+        "via=bouncer", "via=bouncer.but(pool_size=9)", "fleet =",
+        "Fleet: the agents go through poolers that are not in the fleet",
+        "Agent(via=bouncer, …) and Fleet(pgbouncer=bouncer, …)",
+        id="agents behind poolers that are not in the fleet",
+    ),
+    pytest.param(
+        "server=server,", "server=server.but(port=5433),", "fleet =",
+        "Fleet: the poolers' server is not the fleet's PEM server",
+        "PgBouncer(server=server, …) and Fleet(pem_server=server, …)",
+        id="poolers of another server",
+    ),
+    pytest.param(
+        BOUNCERS, f"{BOUNCERS}, pool_size=300, max_client_conn=200", "bouncer =",
+        "PgBouncer: pool_size (300) is above max_client_conn (200)",
+        "leave both out, they are computed from the number of agents",
+        id="a pool larger than its clients",
+    ),
+    pytest.param(
+        "via=bouncer)", "via=bouncer.but(max_client_conn=1), heartbeat_connection=True)\n"
+        "bouncer = agents.via",
+        "fleet =",
+        "Fleet: max_client_conn (1) is below the 2 connections of all agents",
+        "leave it out, it is computed from the number of agents",
+        id="fewer clients than the agents need",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, extra={{"auth_type": "any", "verbose": "1"}}', "bouncer =",
+        "PgBouncer: extra sets auth_type, which the recipe itself decides",
+        "use the setting of PgBouncer(…) where there is one, or leave it out",
+        id="an extra setting that the recipe owns",
+    ),
+    pytest.param(
+        'name="app1"', 'name="app1", names=("PgBouncer",)', "fleet =",
+        "Fleet: host name PgBouncer is also a database role; its server certificate could log in"
+        " as that role",
+        "rename the host, or the role in PemServer(…)",
+        id="a host named like a role",
+    ),
+    pytest.param(
+        "192.0.2.22", "192.0.2.21", "fleet =",
+        "Fleet: address 192.0.2.21 is given to 2 hosts: bouncer1, bouncer2",
+        "make the Host once and give the same object to each of its roles",
+        id="one address for two hosts",
+    ),
+    pytest.param(
+        '"bouncer2"', '"Bouncer1"', "fleet =",
+        "Fleet: name bouncer1 is given to 2 hosts: bouncer1, Bouncer1",
+        "make the Host once and give the same object to each of its roles",
+        id="one name for two hosts, whatever the case",
+    ),
+    pytest.param(
+        "(app1,)", "(app1, app1)", "agents =",
+        "Agent(hosts): app1 is there twice", "name each host once in a role",
+        id="one host twice in a role",
+    ),
+    pytest.param(
+        "(app1,)", "(app1, pem)", "fleet =",
+        "Fleet: pem: the PEM server's own agent uses LISTEN, which transaction pooling breaks;"
+        " it stays direct",
+        "take it out of Agent(hosts=…)",
+        id="the PEM server among the pooled agents",
+    ),
+    pytest.param(
+        "PEM_ADMIN_PASSWORD", "PEM_OTHER_PASSWORD", "server =",
+        'secret("PEM_OTHER_PASSWORD"): PEM_OTHER_PASSWORD is not set',
+        "export PEM_OTHER_PASSWORD=$(pass show pem/pem_other_password)",
+        id="a secret that is not set",
+    ),
+    pytest.param(
+        '"PEM_ADMIN_PASSWORD"', '"OTHER", command="ls /does-not-exist"', "server =",
+        'secret("OTHER"): `ls /does-not-exist` ended with exit code 2: ls: cannot access'
+        " '/does-not-exist': No such file or directory",
+        "run `ls /does-not-exist` by hand, or export OTHER",
+        id="a secret whose command fails",
+    ),
+    pytest.param(
+        '"PEM_ADMIN_PASSWORD"', '"OTHER", command="does-not-exist"', "server =",
+        'secret("OTHER"): `does-not-exist` could not be run: [Errno 2] No such file or directory:'
+        " 'does-not-exist'",
+        "run `does-not-exist` by hand, or export OTHER",
+        id="a secret whose command is not there",
+    ),
+    pytest.param(
+        '"PEM_ADMIN_PASSWORD"', '"OTHER", command="true"', "server =",
+        'secret("OTHER"): `true` printed nothing', "run `true` by hand, or export OTHER",
+        id="a secret whose command prints nothing",
+    ),
+    pytest.param(
+        'secret("PEM_ADMIN_PASSWORD")', f'"{PASSWORD}"', "server =",
+        "PemServer(admin_password): input should be an instance of SecretStr",
+        'admin_password: secret("PEM_ADMIN_PASSWORD")',
+        id="a password in plain text",
+    ),
+    pytest.param(
+        "~/.pem-fleet/test", f"{ROOT}/keys", "authority =",
+        f"CertificateAuthority: directory {ROOT}/keys lies in the git checkout {ROOT}, and private"
+        " keys do not belong there",
+        'directory="~/.pem-fleet/keys"',
+        id="private keys in a git checkout",
+        marks=pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout"),
+    ),
+    pytest.param(
+        'fleet/test"', 'fleet/test", leaf_days=400, authority_days=365', "authority =",
+        "CertificateAuthority: leaf_days (400) is longer than authority_days (365)",
+        "a certificate is worth nothing once its CA has expired; lower leaf_days",
+        id="certificates that outlive their CA",
+    ),
+    pytest.param(
+        'fleet/test"', 'fleet/test", leaf_days=2', "authority =",
+        "CertificateAuthority: leaf_days (2) leaves no day to renew in",
+        "leaf_days=90, and run deploys/ca.py at least once a month",
+        id="certificates too short to be renewed in time",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("good", "wrong", "line", "problem", "hint"), WRONG)
+def test_a_mistake_is_told_with_its_line_and_what_to_type(load, good, wrong, line, problem, hint):
+    assert good in GOOD
+    found = mistakes(load, GOOD.replace(good, wrong, 1))
+    assert found == [(line_of(line) + wrong.count("\n"), problem, hint)]
+
+
+def test_the_good_inventory_has_none(load):
+    fleet = load(GOOD)
+    assert [host.name for host in fleet.machines()] == ["pem", "bouncer1", "bouncer2", "app1"]
+
+
+def test_all_mistakes_of_an_inventory_are_told_together_in_their_order(load):
+    text = (
+        GOOD.replace("192.0.2.31", "somewhere")
+        .replace("PEM_ADMIN_PASSWORD", "PEM_OTHER_PASSWORD")
+        .replace(BOUNCERS, f'{BOUNCERS}, listen_prt=1, pool_size="40"')
+        .replace("(app1,)", "(app1, pem)")
+    )
+    assert [(line, problem.partition(":")[0]) for line, problem, _ in mistakes(load, text)] == [
+        (line_of("app1 ="), "Host(address)"),
+        (line_of("server ="), 'secret("PEM_OTHER_PASSWORD")'),
+        (line_of("bouncer ="), "PgBouncer(pool_size)"),
+        (line_of("bouncer ="), "PgBouncer(listen_prt)"),
+        (line_of("fleet ="), "Fleet"),
+    ]
+
+
+def test_a_mistake_is_forgotten_once_it_is_told(load):
+    mistakes(load, GOOD.replace("192.0.2.31", "somewhere"))
+    assert load(GOOD).agent.hosts[0].address == "192.0.2.31"
+
+
+def test_an_inventory_without_a_fleet_says_so(load):
+    with pytest.raises(InventoryError, match=r"makes 0 Fleet\(…\), one is wanted\nHINT: "):
+        load("nothing = 1\n")
+
+
+def test_the_environment_wins_over_the_password_store(load):
+    fleet = load(GOOD.replace('"PEM_ADMIN_PASSWORD"', '"PEM_ADMIN_PASSWORD", command="echo no"'))
+    assert fleet.pem_server.admin_password.get_secret_value() == PASSWORD
+
+
+def test_a_command_gives_the_secret_without_its_final_newline(load):
+    fleet = load(GOOD.replace('"PEM_ADMIN_PASSWORD"', '"OTHER", command="echo \' a b \'"'))
+    assert fleet.pem_server.admin_password.get_secret_value() == " a b "
+
+
+def test_no_secret_is_in_what_a_fleet_prints_of_itself(load):
+    fleet = load(GOOD)
+    assert PASSWORD not in f"{fleet} {fleet!r} {fleet.to_json()} {fleet.model_dump_json()}"
+
+
+def test_nothing_can_be_changed_behind_the_checks(load):
+    bouncer = load(GOOD).pgbouncer
+    with pytest.raises(ValueError, match="frozen"):
+        bouncer.pool_size = 9
+    assert bouncer.but(pool_size=9).pool_size == 9
+    assert bouncer.pool_size is None
+
+
+def pyinfra(*arguments):
+    """pyinfra's command line from the repository's root, PEM_ADMIN_PASSWORD alone set."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("pyinfra"), *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": "/root", "PEM_ADMIN_PASSWORD": PASSWORD},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_the_example_needs_one_password_and_debug_inventory_masks_it():
+    done = pyinfra("inventories/example.py", "debug-inventory")
+    assert done.returncode == 0, done.stdout
+    assert '"admin_password": "**********"' in done.stdout
+    assert PASSWORD not in done.stdout
+
+
+def test_pyinfra_stops_at_a_mistake_before_it_connects(tmp_path):
+    file = tmp_path / "inventory.py"
+    file.write_text(GOOD.replace("192.0.2.31", "somewhere"))
+    done = pyinfra(str(file), "deploys/ca.py", "-y")
+    assert done.returncode != 0
+    assert "line 7: Host(address): 'somewhere' does not appear to be" in done.stdout
+    assert "no host was touched" in done.stdout
+    assert "Connecting" not in done.stdout
