@@ -7,7 +7,7 @@ LIMIT       ?=
 BIN         := .venv/bin
 RUN          = $(BIN)/python -m fleet.run
 LAB          = $(BIN)/python -m lab
-LAB_DEPLOYS  = deploys/ca.py deploys/pem_server.py deploys/pgbouncer.py deploys/agent.py
+LAB_PACKAGES = $(shell sed "s/\#.*//" lab/packages.txt lab/standin/packages.txt)
 
 help:          ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -46,7 +46,12 @@ bench-deploy: setup-lab  ## Time lab-up (cached) and a second run of all deploys
 
 setup: .venv/installed        ## The Python environment in .venv
 setup-lab: .venv/installed    ## The same, and the machine's packages for the lab
-	@tests/install-packages
+	@missing=; for package in $(LAB_PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
+	done; [ -z "$$missing" ] || { \
+	    [ "$$(id -u)" = 0 ] || { echo "the lab needs$$missing"; echo "HINT: sudo make setup-lab"; exit 1; }; \
+	    echo "installing$$missing"; apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
 
 .venv/installed: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

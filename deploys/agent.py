@@ -76,6 +76,8 @@ def agent(fleet: Fleet, machine: Host, family: Family) -> None:
             "agent_ssl_key": key,
             "agent_ssl_crt": certificate,
             "pem_ssl_mode": "verify-full",
+            # Without a limit, a pooler that drops packets would keep an agent from the other one.
+            "connect_timeout": "10",
             "heartbeat_connection": str(fleet.agent.heartbeat_connection).lower(),
         },
     )

@@ -36,9 +36,7 @@ problems=$(grep -E ' (ERROR|WARNING|FATAL) ' "$spare/log" | grep -v 'file descri
 [ -z "$problems" ] || refuse "$problems"
 
 # 2. The database lets the poolers' certificate in, and answers for the agents' user.
-found=$(as_service psql "$login" -XAtq -v ON_ERROR_STOP=1 \
-    -c "SELECT count(*) FROM pem_fleet.get_pool_auth('$agent_user')" 2>&1) ||
-    refuse "the database does not let the pooler in: $found
-HINT: pyinfra INVENTORY deploys/pem_server.py"
-[ "$found" = 1 ] || refuse "the database does not answer for $agent_user (VALID UNTIL passed? no LOGIN?)
+answer=$(as_service psql "$login" -XAtq -v ON_ERROR_STOP=1 \
+    -c "SELECT username FROM pem_fleet.get_pool_auth('$agent_user')" 2>&1) ||
+    refuse "the database does not do its part: $answer
 HINT: pyinfra INVENTORY deploys/pem_server.py"

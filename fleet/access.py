@@ -33,7 +33,8 @@ def role_wishes(server: PemServer) -> tuple[Wish, ...]:
         Wish(
             f"{agent} exists, for all agents",
             f"SELECT rolcanlogin AND pg_has_role(oid, 'pem_agent', 'MEMBER')"
-            f" AND {_direct_member(agent, POOL_USER)} FROM pg_roles WHERE rolname = {literal(agent)}",
+            f" AND {_direct_member(agent, POOL_USER)}"
+            f" FROM pg_roles WHERE rolname = {literal(agent)}",
             f"SELECT pem.create_proxy_agent_user({literal(agent)})",
         ),
         Wish(
@@ -55,7 +56,8 @@ def function_wishes() -> tuple[Wish, ...]:
             "schema pem_fleet",
             f"SELECT has_schema_privilege('{AUTH_USER}', oid, 'USAGE')"
             " FROM pg_namespace WHERE nspname = 'pem_fleet'",
-            f"CREATE SCHEMA IF NOT EXISTS pem_fleet; GRANT USAGE ON SCHEMA pem_fleet TO {AUTH_USER}",
+            "CREATE SCHEMA IF NOT EXISTS pem_fleet;\n"
+            f"GRANT USAGE ON SCHEMA pem_fleet TO {AUTH_USER}",
         ),
         Wish(
             FUNCTION,

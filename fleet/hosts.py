@@ -110,7 +110,7 @@ class CertificateAuthority(Role):
             )
         if self.leaf_days > self.authority_days:
             raise ValueError(
-                f"leaf_days ({self.leaf_days}) is longer than authority_days ({self.authority_days})"
+                f"leaf_days ({self.leaf_days}) is above authority_days ({self.authority_days})"
                 "\nHINT: a certificate is worth nothing once its CA has expired; lower leaf_days"
             )
         return self

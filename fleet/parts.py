@@ -38,7 +38,7 @@ def with_block(text: bytes, lines: tuple[str, ...], *, first: bool) -> bytes:
 
 
 def ini_value(text: str, section: str, key: str) -> str | None:
-    """The value of a key in a section, or None. The last one wins, as in the agent's own reading."""
+    """The value of a key in a section, or None. The last one wins."""
     found = None
     for name, line in _lines_by_section(text):
         parsed = _KEY.match(line)

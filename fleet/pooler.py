@@ -1,4 +1,4 @@
-"""The files of one pooler, as text: what is written, and what a second instance reads to prove it."""
+"""The files of one pooler, as text: those that are written, and those that prove them."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -11,6 +11,9 @@ from fleet.pki import certificate_file, key_file
 from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE, Pooler
 from fleet.render import render
 from fleet.sizing import Sizing, sizing
+
+# systemd's own default for the hard limit.
+HARD_OPEN_FILES = 524288
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,11 @@ def runtime_settings(fleet: Fleet, machine: Host, place: Pooler) -> dict[str, st
 
 
 def drop_in(limits: Sizing) -> str:
-    """The unit's limit of open files: clients, server connections, and what PgBouncer itself opens."""
+    """The unit's limit of open files. The hard one stays wide: a reload can raise the soft one."""
     return (
         "# Written by pem-fleet; edits here are lost.\n"
-        f"# Clients {limits.max_client_conn}, three pools of {limits.pool_size}, and spare.\n"
-        f"[Service]\nLimitNOFILE={limits.open_files}\n"
+        "# For all clients, server connections, and PgBouncer's own files, rounded up.\n"
+        f"[Service]\nLimitNOFILE={limits.open_files}:{max(HARD_OPEN_FILES, limits.open_files)}\n"
     )
 
 
@@ -178,7 +181,6 @@ def _fingerprint(fleet: Fleet, machine: Host, place: Pooler) -> str:
     ]
     paths = [file.content for file in _certificates(fleet, machine, place)]
     paths += [authority / "server-ca.crt", authority / "client-ca.crt"]
-    for path in paths:
-        # Before deploys/ca.py has run there is nothing to read, and nothing to write either.
-        parts.append(path.read_bytes() if isinstance(path, Path) and path.exists() else b"")
+    # Before deploys/ca.py has run there is nothing to read, and nothing to write either.
+    parts += [path.read_bytes() for path in paths if isinstance(path, Path) and path.exists()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]

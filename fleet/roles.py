@@ -63,7 +63,7 @@ def _told_by_a_part(details: ErrorDetails) -> bool:
 
 
 def _mistake(role: type[Role], details: ErrorDetails) -> Mistake:
-    """One of pydantic's findings in the inventory's words. Never shows the value: it may be secret."""
+    """One of pydantic's findings in the inventory's words, without the value: it may be secret."""
     setting = ".".join(str(part) for part in details["loc"])
     subject = f"{role.__name__}({setting})" if setting else role.__name__
     problem, _, hint = details["msg"].removeprefix("Value error, ").partition("\nHINT: ")

@@ -1,4 +1,4 @@
-"""SCRAM-SHA-256 verifiers, made on the operator's machine: a password never reaches a server's log."""
+"""SCRAM-SHA-256 verifiers, made on the operator's machine: no server's log sees a password."""
 
 import base64
 import hashlib

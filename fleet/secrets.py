@@ -38,8 +38,7 @@ def _output(command: str) -> tuple[str, str]:
         done = subprocess.run(
             shlex.split(command),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=_COMMAND_TIMEOUT_SECONDS,
             check=True,

@@ -12,6 +12,8 @@ SMALLEST_POOL = 5
 RECONNECT_FACTOR = 2
 ADMIN_CONNECTIONS = 20
 OTHER_DESCRIPTORS = 100
+# The limit goes in steps, so that a further agent seldom changes it.
+DESCRIPTOR_STEP = 1024
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,11 @@ def sizing(pooler: PgBouncer, agent: Agent) -> Sizing:
     computed_max = clients * RECONNECT_FACTOR + ADMIN_CONNECTIONS
     max_client_conn = pooler.max_client_conn or max(computed_max, pool_size)
     # The agents, the administrator and the auth_query each have a pool of their own.
-    open_files = max_client_conn + 3 * pool_size + OTHER_DESCRIPTORS
+    needed = max_client_conn + 3 * pool_size + OTHER_DESCRIPTORS
+    open_files = math.ceil(needed / DESCRIPTOR_STEP) * DESCRIPTOR_STEP
     explanation = (
-        f"{count} agents x {each} = {clients} client connections, all at one pooler when the other is down.",
+        f"{count} agents x {each} = {clients} client connections, all of them at one pooler"
+        " when the other is down.",
         f"pool_size {pool_size}: "
         + (
             "as the inventory says."

@@ -1,5 +1,6 @@
-"""How pyinfra reaches the hosts: strict host keys, several tries, and no waiting for small packets."""
+"""How pyinfra reaches the hosts: strict host keys, several tries, no waiting for small packets."""
 
+import contextlib
 import socket
 from typing import Any
 
@@ -11,10 +12,9 @@ def _transport_without_nagle(sock: socket.socket, **options: Any) -> paramiko.Tr
 
     Measured: a command takes 49.7 ms with it and 5.4 ms without.
     """
-    try:
+    # A channel through a bastion is no TCP socket.
+    with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:
-        pass  # a channel through a bastion is no TCP socket
     return paramiko.Transport(sock, **options)
 
 

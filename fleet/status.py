@@ -59,15 +59,14 @@ def look(fleet: Fleet) -> tuple[set[str], dict[str, Heartbeat]]:
 
 def table(fleet: Fleet, up: set[str], seen: dict[str, Heartbeat]) -> str:
     """The findings as a table, a line for each host."""
-    rows = []
-    for role, hosts in (
-        ("pem_server", fleet.pem_server.hosts),
-        ("pgbouncer", fleet.pgbouncer.hosts),
-    ):
-        for host in hosts:
-            rows.append((host.name, str(host.address), role, "up" if host.name in up else "DOWN"))
-    for host in fleet.agent.hosts:
-        rows.append((host.name, str(host.address), "agent", seen[host.name].sentence()))
+    servers = (("pem_server", fleet.pem_server.hosts), ("pgbouncer", fleet.pgbouncer.hosts))
+    rows = [
+        (host.name, host.address, role, "up" if host.name in up else "DOWN")
+        for role, hosts in servers
+        for host in hosts
+    ] + [
+        (host.name, host.address, "agent", seen[host.name].sentence()) for host in fleet.agent.hosts
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])

@@ -4,6 +4,8 @@ make lab-up
 pyinfra inventories/lab.py deploys/pgbouncer.py --dry
 """
 
+from pyinfra.api.exceptions import InventoryError
+
 from fleet.hosts import (
     Agent,
     CertificateAuthority,
@@ -18,6 +20,9 @@ from fleet.ssh import ssh
 from lab.hosts import current_lab
 
 _lab = current_lab()
+if not _lab.password_file.exists():
+    raise InventoryError(f"lab {_lab.name} is not up\nHINT: make lab-up")
+
 _ssh = ssh(user=_lab.user, key=str(_lab.key_file), known_hosts=str(_lab.known_hosts_file))
 _password = f"cat {_lab.password_file}"
 

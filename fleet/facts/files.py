@@ -26,8 +26,8 @@ class FileStates(FactBase[dict[str, FileState]]):
         return StringCommand(
             "for f in",
             *(QuoteString(path) for path in paths),
-            '; do [ -f "$f" ] && echo "$(stat -c "%U %G %a" "$f") $(sha256sum < "$f" | cut -c 1-64) $f";'
-            " done; true",
+            '; do [ -f "$f" ] &&'
+            ' echo "$(stat -c "%U %G %a" "$f") $(sha256sum < "$f" | cut -c 1-64) $f"; done; true',
         )
 
     @override

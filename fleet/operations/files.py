@@ -1,4 +1,4 @@
-"""Whole files and our parts of others' files: validated first, replaced at once, healed by reruns."""
+"""Whole files, and our parts of others' files: validated first, then replaced at once."""
 
 import base64
 import hashlib
@@ -40,7 +40,7 @@ class File:
     keep_foreign: bool = False
 
     def text(self) -> bytes:
-        """The content's bytes. Raises FileNotFoundError for an operator's file that is not there."""
+        """The content's bytes. Raises FileNotFoundError when an operator's file is not there."""
         if isinstance(self.content, Path):
             return self.content.read_bytes()
         if isinstance(self.content, SecretStr):
@@ -102,10 +102,10 @@ def change(
     )
     q = shlex.quote
     file, kept, undo = q(path), q(path + BACKUP), q(path + ".pem-fleet-old")
+    changed = q(f"{path} was changed by somebody else just now; run again")
     script = [
         *_start([path], {path: new}),
-        f"echo '{_sha256(old)}  {path}' | sha256sum -c --quiet --status"
-        f" || die {q(f'{path} was changed by somebody else just now; run again')}",
+        f"echo '{_sha256(old)}  {path}' | sha256sum -c --quiet --status || die {changed}",
         check,
         f"[ -e {kept} ] || cp -p {file} {kept}",
         f"cp -p {file} {undo}",
@@ -114,8 +114,10 @@ def change(
     if undo_check:
         script += [
             f"wrong=$({undo_check}) || wrong=${{wrong:-the check itself failed}}",
-            f'if [ -n "$wrong" ]; then mv -f {undo} {file};'
-            f' die "{path} would be wrong, the old file is back: $wrong"; fi',
+            'if [ -n "$wrong" ]; then',
+            f"    mv -f {undo} {file}",
+            f'    die "{path} would be wrong, the old file is back: $wrong"',
+            "fi",
         ]
     script.append(f"rm -f {undo}")
     yield _script(script)
@@ -167,7 +169,7 @@ def _replace(files: tuple[File, ...], texts: dict[str, bytes], check: str) -> li
 
 
 def _start(paths: list[str], texts: dict[str, bytes]) -> list[str]:
-    """Candidates go away however the script ends; each must have arrived whole, and reach the disk."""
+    """Candidates go away however the script ends; each must be whole, and on the disk."""
     candidates = " ".join(shlex.quote(path + CANDIDATE) for path in paths)
     return [
         "set -eu",

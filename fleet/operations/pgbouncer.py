@@ -39,7 +39,8 @@ def runs_as_written(
     user: the service's OS user, whom the console lets in by the socket in `directory`.
     settings: of the written ini, as SHOW CONFIG names them. `auth_query` ends with the fingerprint
     of all files, so it tells whether certificates and HBA rules were read, which no SHOW does.
-    A restart only where RELOAD cannot do it: another address or port, or too few descriptors.
+    A restart only where RELOAD cannot do it: another address, port or socket.
+    open_files: the soft limit that the process must have at least.
     """
     running = host.get_fact(
         PgBouncerConfig, directory=directory, port=port, _sudo=True, _sudo_user=user
@@ -55,19 +56,25 @@ def runs_as_written(
         host.noop(f"{unit} runs as written")
         return
     frozen = [name for name in differing if name in running and not running[name]["reloadable"]]
-    verb = "reload" if running and not frozen and not short else "restart"
-    fingerprint = settings["auth_query"]
-    yield StringCommand(
-        "sh -s",
-        _stdin=f"""\
-systemctl {verb} {shlex.quote(unit)} || exit
+    verb = "reload" if running and not frozen else "restart"
+    unit, socket = shlex.quote(unit), shlex.quote(directory)
+    script = f"""\
+verb={verb}
+{_raise_limit(unit, open_files) if short else ""}
+systemctl $verb {unit} || exit
 for try in $(seq {TAKE_OVER_SECONDS * 5}); do
-    runuser -u {user} -- psql -XAtq -U pgbouncer -d pgbouncer -h {shlex.quote(directory)} -p {port} \\
-        -c 'SHOW CONFIG' 2>/dev/null | grep -qF {shlex.quote(fingerprint)} && exit 0
+    runuser -u {user} -- psql -XAtq -U pgbouncer -d pgbouncer -h {socket} -p {port} \\
+        -c 'SHOW CONFIG' 2>/dev/null | grep -qF {shlex.quote(settings["auth_query"])} && exit 0
     sleep 0.2
 done
-echo "PgBouncer does not run on the new configuration {TAKE_OVER_SECONDS} s after its {verb}" >&2
+echo "PgBouncer does not run on the new configuration {TAKE_OVER_SECONDS} s after its $verb" >&2
 echo "HINT: journalctl -u {unit} -n 50" >&2
 exit 1
-""",
-    )
+"""
+    yield StringCommand("sh -s", _stdin=script)
+
+
+def _raise_limit(unit: str, open_files: int) -> str:
+    """Shell: a new soft limit for the running process; a restart if its hard one is lower."""
+    pid = f"$(systemctl show -p MainPID --value {unit})"
+    return f"prlimit --pid {pid} --nofile={open_files}: 2>/dev/null || verb=restart"

@@ -95,7 +95,8 @@ def _has_password(role: str, password: SecretStr, public: str, port: int) -> boo
         StringCommand(*psql(port, "postgres"), "-f -"),
         print_output=False,
         print_input=False,
-        _stdin=f"SELECT rolpassword = {literal(same)} FROM pg_authid WHERE rolname = {literal(role)};",
+        _stdin=f"SELECT rolpassword = {literal(same)} FROM pg_authid"
+        f" WHERE rolname = {literal(role)};",
         **arguments,
     )
     return answered and output.stdout_lines == ["t"]

@@ -1,0 +1,174 @@
+"""The running lab, as the fleet's tests see it: hosts over ssh, databases by psycopg."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import testinfra
+from pyinfra.api.exceptions import InventoryError
+from testinfra.host import Host as Remote
+
+from fleet import ROOT
+from fleet.hosts import Fleet
+from fleet.inventory import fleet_of
+from fleet.leaves import agent_leaf
+from fleet.pki import authority_file, certificate_file, key_file
+
+INVENTORY = "inventories/lab.py"
+
+
+class Lab:
+    """The lab that is up, with the fleet deployed into it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.machines = {host.name: host for host in fleet.machines()}
+        self._remotes: dict[str, Remote] = {}
+
+    def on(self, name: str) -> Remote:
+        """A host, by the inventory's own ssh settings, as root."""
+        if name not in self._remotes:
+            ssh = self.machines[name].ssh
+            options = (
+                f"-o UserKnownHostsFile={ssh['ssh_known_hosts_file']} -o StrictHostKeyChecking=yes"
+            )
+            self._remotes[name] = testinfra.get_host(
+                f"ssh://{ssh['ssh_user']}@{ssh['ssh_hostname']}:{ssh['ssh_port']}",
+                ssh_identity_file=ssh["ssh_key"],
+                ssh_extra_args=f"{options} -o ConnectTimeout=5",
+                sudo=True,
+            )
+        return self._remotes[name]
+
+    def run(self, name: str, command: str) -> str:
+        """What a command printed on a host; it must succeed."""
+        return self.on(name).check_output(command)
+
+    def sql(self, statement: str, database: str = "pem") -> str:
+        """What the server's own psql answers to its superuser."""
+        server = self.fleet.pem_server.host.name
+        quoted = statement.replace("'", "'\\''")
+        return self.run(server, f"sudo -u postgres psql -XAtq -d {database} -c '{quoted}'")
+
+    def ask(self, name: str, show: str) -> list[dict[str, str]]:
+        """A SHOW of the admin console of a pooler, by the administrator's way in."""
+        with self.console(name) as connection:
+            answer = connection.execute(show)
+            columns = [column.name for column in answer.description or ()]
+            return [dict(zip(columns, map(str, row), strict=True)) for row in answer.fetchall()]
+
+    def console(self, name: str) -> psycopg.Connection:
+        server = self.fleet.pem_server
+        return self.connect(
+            name,
+            dbname="pgbouncer",
+            user=server.admin_user,
+            password=server.admin_password.get_secret_value(),
+        )
+
+    def connect(self, name: str, **parameters: str) -> psycopg.Connection:
+        """A connection to a pooler as libpq makes it, its certificate and name checked."""
+        host = self.machines[name]
+        settings = {
+            "host": host.name,
+            "hostaddr": host.address,
+            "port": str(self.fleet.pgbouncer.listen_port),
+            "dbname": "pem",
+            "sslmode": "verify-full",
+            "sslrootcert": str(authority_file(self.fleet.certificate_authority, "server")),
+            "connect_timeout": "10",
+            **parameters,
+        }
+        # Its own auto-prepared statements would be the pooler's business, not the tests'.
+        return psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
+
+    def as_agent(self, pooler: str, **parameters: str) -> psycopg.Connection:
+        """A connection to a pooler with the papers of the first agent."""
+        return self.connect(pooler, **{**self.agent_papers(), **parameters})
+
+    def agent_papers(self) -> dict[str, str]:
+        authority = self.fleet.certificate_authority
+        leaf = agent_leaf(self.fleet, self.fleet.agent.hosts[0])
+        return {
+            "user": self.fleet.pem_server.agent_user,
+            "sslcert": str(certificate_file(authority, leaf)),
+            "sslkey": str(key_file(authority, leaf)),
+        }
+
+    def command(self, *arguments: str) -> None:
+        """A command of the lab, such as `kill bouncer1`."""
+        subprocess.run([sys.executable, "-m", "lab", *arguments], cwd=ROOT, check=True)
+
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """A host without power, for the time of the block."""
+        self.command("kill", name)
+        try:
+            yield
+        finally:
+            self.command("start", name)
+
+    def heartbeat_ages(self) -> dict[str, float]:
+        """The age of each pooled agent's last heartbeat, in seconds."""
+        rows = self.sql(
+            "SELECT description, extract(epoch FROM now() - last_heartbeat) FROM pem.agent"
+            " JOIN pem.agent_heartbeat ON agent_id = id"
+        )
+        ages = dict(row.split("|") for row in rows.splitlines())
+        return {host.name: float(ages[host.name]) for host in self.fleet.agent.hosts}
+
+
+def within(seconds: float, claim: str, holds: Callable[[], bool]) -> float:
+    """Wait until something holds; the seconds it took. Fails with the claim when time is up."""
+    started = time.monotonic()
+    while not holds():
+        if time.monotonic() - started > seconds:
+            pytest.fail(f"not within {seconds:.0f} s: {claim}")
+        time.sleep(0.5)
+    return time.monotonic() - started
+
+
+def pyinfra(
+    verb: str, *deploys: str, inventory: str = INVENTORY, limit: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python -m fleet.run`, its output kept."""
+    return subprocess.run(
+        [sys.executable, "-m", "fleet.run", verb, inventory, *deploys]
+        + (["--limit", limit] if limit else []),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    try:
+        fleet = fleet_of(INVENTORY)
+    except InventoryError as error:
+        pytest.fail(f"the lab's tests cannot run: {error}", pytrace=False)
+    return Lab(fleet)
+
+
+@pytest.fixture
+def other_inventory(tmp_path: Path) -> Callable[..., str]:
+    """A copy of the lab's inventory with a change, as the path of a file."""
+
+    def write(old: str, new: str) -> str:
+        text = (ROOT / INVENTORY).read_text()
+        assert old in text
+        path = tmp_path / "lab.py"
+        path.write_text(text.replace(old, new))
+        return os.fspath(path)
+
+    return write
