@@ -37,6 +37,8 @@ def plan(fleet, monkeypatch):
     # fleet.observe remembers a host's answers for the length of a run; each test is one.
     monkeypatch.setattr("fleet.observe._answer", (0.0, {}))
     monkeypatch.setattr("fleet.observe._families", {})
-    return lambda deploy, host, facts, **arguments: make_plan(
-        fleet, deploy, host, facts, **arguments
-    )
+
+    def plan(deploy, host, facts, /, **arguments):
+        return make_plan(fleet, deploy, host, facts, **arguments)
+
+    return plan

@@ -78,7 +78,7 @@ class Plan:
         ]
 
 
-def make_plan(fleet, deploy, host, facts, answers=None, **arguments):
+def make_plan(fleet, deploy, host, facts, /, answers=None, **arguments):
     """The plan of `deploy`: a file's name ("deploys/agent.py"), or an operation and its arguments.
 
     host: a name in the fleet. facts: {fact: value}, or a function of the fact's arguments; a fact
