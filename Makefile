@@ -22,7 +22,7 @@ lab-down:      ## Stop the lab and remove its hosts; images and packages stay
 	$(LAB) down
 
 test: setup-lab  ## Format, lint, types, unit and rendered tests, and the lab's (started if it is down)
-	@tests/run
+	@$(BIN)/python tests/run.py
 
 check: setup   ## Format, lint and types
 	$(BIN)/ruff format --check .
@@ -42,7 +42,7 @@ status: setup  ## Hosts, and each agent's last heartbeat and its way: INVENTORY=
 	@$(BIN)/python -m fleet.status $(INVENTORY)
 
 bench-deploy: setup-lab  ## Time lab-up (cached) and a second run of all deploys, and print ratios
-	@tests/bench-deploy
+	@$(BIN)/python tests/bench_deploy.py
 
 setup: .venv/installed        ## The Python environment in .venv
 setup-lab: .venv/installed    ## The same, and the machine's packages for the lab

@@ -1,0 +1,82 @@
+"""How long the lab and the deploys take, measured in one run; figures are for this machine today.
+
+Run by `make bench-deploy`. It takes the lab down and up again, from the cached image and packages.
+With COLD=1 it also throws the image and the packages away first: a first `make lab-up`, less the
+Python environment and the machine's packages.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = str(ROOT / ".venv" / "bin" / "python")
+LAB_ROOT = Path(os.environ.get("LAB_ROOT") or "/var/lib/pem-fleet-lab")
+INVENTORY = "inventories/lab.py"
+
+
+def timed(*arguments: str) -> float:
+    """Seconds that a `python -m …` took; the benchmark ends when it fails."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [PYTHON, "-m", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}\n{' '.join(arguments)} failed")
+    return time.monotonic() - started
+
+
+def up() -> tuple[float, float, float]:
+    """Seconds of the boot, of all deploys, and of the final table."""
+    return (
+        timed("lab", "up"),
+        timed("fleet.run", "deploy", INVENTORY),
+        timed("fleet.status", INVENTORY),
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    rows: list[tuple[str, float]] = []
+    timed("lab", "down")
+    if os.environ.get("COLD") == "1":
+        for folder in ("images", "packages"):
+            shutil.rmtree(LAB_ROOT / folder, ignore_errors=True)
+        rows.append(("cold: image, packages, boot, deploys, table", sum(up())))
+        timed("lab", "down")
+    boot, deploys, table = up()
+    second = timed("fleet.run", "unchanged", INVENTORY)
+    hosts = len(json.loads(_ls()))
+    rows += [
+        ("cached: boot, deploys, table", boot + deploys + table),
+        (f"  boot of {hosts} hosts, until ssh answers", boot),
+        ("  first run of all deploys", deploys),
+        ("  table", table),
+        ("second run of all deploys, 0 changes", second),
+    ]
+    for name, seconds in rows:
+        print(f"{name:45} {seconds:6.1f} s   {seconds / second:5.1f} x the second run")
+
+
+def _ls() -> str:
+    return subprocess.run(
+        [PYTHON, "-m", "lab", "ls", "--json"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+
+
+if __name__ == "__main__":
+    main()
