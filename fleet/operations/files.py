@@ -175,7 +175,7 @@ def _start(paths: list[str], texts: dict[str, bytes]) -> list[str]:
         "set -eu",
         "export LC_ALL=C",
         'die() { echo "$1" >&2; exit 1; }',
-        f"trap 'rm -f {candidates}' EXIT" if "'" not in candidates else "",
+        f"trap {shlex.quote(f'rm -f {candidates}')} EXIT",
         *(
             f"echo '{_sha256(texts[path])}  {path}{CANDIDATE}' | sha256sum -c --quiet --status"
             f" || die {shlex.quote(f'{path}: the connection was cut, run again')}"
