@@ -1,0 +1,142 @@
+"""The files of a pooler: what proves them is what runs, and every change of them shows."""
+
+import difflib
+
+import pytest
+
+from fleet.hosts import Host
+from fleet.leaves import leaves_of
+from fleet.operations.files import CANDIDATE
+from fleet.platforms import pgbouncer
+from fleet.pooler import configuration, login, preferred, runtime_settings, spare_ini
+
+PLACE = pgbouncer("debian", "distribution")
+
+
+def changed(fleet, **roles):
+    """The same fleet with some settings of its poolers, agents or server changed."""
+    server = fleet.pem_server.but(**roles.get("pem_server", {}))
+    bouncer = fleet.pgbouncer.but(server=server, **roles.get("pgbouncer", {}))
+    agent = fleet.agent.but(via=bouncer, **roles.get("agent", {}))
+    return fleet.but(pem_server=server, pgbouncer=bouncer, agent=agent)
+
+
+def fingerprint(fleet):
+    """What SHOW CONFIG shows of the files that run."""
+    return runtime_settings(fleet, fleet.pgbouncer.hosts[0], PLACE)["auth_query"]
+
+
+def test_the_second_instance_differs_in_where_it_listens_and_that_it_reads_candidates(fleet):
+    machine = fleet.pgbouncer.hosts[0]
+    ini = configuration(fleet, machine, PLACE)[-1].content
+    lines = difflib.ndiff(ini.splitlines(), spare_ini(fleet, machine, PLACE).splitlines())
+    spare = dict(line[2:].split(" =", 1) for line in lines if line.startswith("+ "))
+    assert {key: value.strip() for key, value in spare.items()} == {
+        "logfile": "@SPARE@/log",
+        "pidfile": "@SPARE@/pid",
+        "unix_socket_dir": "@SPARE@",
+        "listen_addr": "",
+        "client_tls_cert_file": f"/etc/pgbouncer/tls/server.crt{CANDIDATE}",
+        "client_tls_key_file": f"/etc/pgbouncer/tls/server.key{CANDIDATE}",
+        "auth_hba_file": f"/etc/pgbouncer/hba.conf{CANDIDATE}",
+        "server_tls_cert_file": f"/etc/pgbouncer/tls/pem_agent_pool.crt{CANDIDATE}",
+        "server_tls_key_file": f"/etc/pgbouncer/tls/pem_agent_pool.key{CANDIDATE}",
+    }
+
+
+def test_the_proof_logs_in_as_the_pooler_would_with_the_names_checked(fleet):
+    said = dict(word.split("=", 1) for word in login(fleet, PLACE).split())
+    assert said == {
+        "host": "pem.example.com",
+        "port": "5432",
+        "dbname": "pem",
+        "user": "pgbouncer",
+        "connect_timeout": "10",
+        "sslmode": "verify-full",
+        "sslrootcert": "/etc/pem-fleet/server-ca.crt",
+        "sslcert": f"/etc/pgbouncer/tls/pem_agent_pool.crt{CANDIDATE}",
+        "sslkey": f"/etc/pgbouncer/tls/pem_agent_pool.key{CANDIDATE}",
+    }
+
+
+def test_the_fingerprint_stays_while_nothing_changes(fleet):
+    assert fingerprint(fleet) == fingerprint(changed(fleet))
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {"pgbouncer": {"pool_size": 9}},
+        {"pgbouncer": {"extra": {"verbose": "1"}}},
+        {"pgbouncer": {"listen_port": 6433}},
+        {"pgbouncer": {"admin_networks": ("192.0.2.0/30",)}},
+        {"pgbouncer": {"agent_networks": ("192.0.2.0/24",)}},
+        {"pem_server": {"port": 5433}},
+        {"agent": {"heartbeat_connection": True}},
+        {"agent": {"hosts": (Host(name="app9", address="192.0.2.39"),)}},
+    ],
+    ids=str,
+)
+def test_the_fingerprint_shows_every_change_of_the_inventory(fleet, roles):
+    assert fingerprint(changed(fleet, **roles)) != fingerprint(fleet)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "server-ca.crt",
+        "client-ca.crt",
+        "servers/bouncer1.crt",
+        "servers/bouncer1.key",
+        "clients/pem_agent_pool@bouncer1.crt",
+        "clients/pem_agent_pool@bouncer1.key",
+    ],
+)
+def test_the_fingerprint_shows_every_new_certificate_and_key(fleet, name):
+    before = fingerprint(fleet)
+    (fleet.certificate_authority.path / name).write_text("renewed\n")
+    assert fingerprint(fleet) != before
+
+
+def test_another_hosts_certificate_changes_nothing_here(fleet):
+    before = fingerprint(fleet)
+    (fleet.certificate_authority.path / "servers/bouncer2.crt").write_text("renewed\n")
+    assert fingerprint(fleet) == before
+
+
+def test_settings_of_the_inventory_are_in_the_ini(fleet):
+    wanted = changed(fleet, pgbouncer={"extra": {"verbose": "1", "tcp_keepidle": "30"}})
+    ini = configuration(wanted, wanted.pgbouncer.hosts[0], PLACE)[-1].content
+    assert ini.endswith("\n;; From the inventory.\nverbose = 1\ntcp_keepidle = 30\n")
+
+
+def test_agents_come_from_their_networks_where_the_inventory_names_them(fleet):
+    wanted = changed(fleet, pgbouncer={"agent_networks": ("192.0.2.0/24", "2001:db8::/64")})
+    rules = configuration(wanted, wanted.pgbouncer.hosts[0], PLACE)[-2].content
+    assert [line for line in rules.splitlines() if line.startswith("hostssl pem ")] == [
+        "hostssl pem pem_agent_user1 192.0.2.0/24 cert",
+        "hostssl pem pem_admin1 192.0.2.0/24 scram-sha-256",
+        "hostssl pem pem_agent_user1 2001:db8::/64 cert",
+        "hostssl pem pem_admin1 2001:db8::/64 scram-sha-256",
+    ]
+
+
+def test_every_agent_knows_all_poolers_and_about_half_begin_at_each(fleet):
+    hosts = [Host(name=f"app{n}", address="192.0.2.9") for n in range(100)]
+    orders = [preferred(fleet.pgbouncer, host) for host in hosts]
+    assert set(orders) == {("bouncer1", "bouncer2"), ("bouncer2", "bouncer1")}
+    assert 40 <= sum(order[0] == "bouncer1" for order in orders) <= 60
+
+
+def test_each_host_gets_the_certificates_of_its_roles_alone(fleet):
+    stems = {
+        host.name: [leaf.file_stem for leaf in leaves_of(fleet, host)] for host in fleet.machines()
+    }
+    assert stems == {
+        "pem.example.com": ["servers/pem.example.com"],
+        "bouncer1": ["servers/bouncer1", "clients/pem_agent_pool@bouncer1"],
+        "bouncer2": ["servers/bouncer2", "clients/pem_agent_pool@bouncer2"],
+        "app1": ["clients/pem_agent_user1@app1"],
+        "app2": ["clients/pem_agent_user1@app2"],
+        "app3": ["clients/pem_agent_user1@app3"],
+    }

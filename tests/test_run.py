@@ -1,0 +1,141 @@
+"""`python -m fleet.run` never calls a run a success that pyinfra did not do."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fleet import ROOT
+from fleet.run import RunError, changes
+
+INVENTORY = """\
+from fleet.hosts import Agent, CertificateAuthority, Fleet, Host, PemServer, PgBouncer
+from fleet.secrets import secret
+from fleet.ssh import ssh
+
+# Nobody listens on this port.
+_ssh = ssh(user="nobody", port={port}, known_hosts="/dev/null", connect_retries=0)
+_here = {{**_ssh, "ssh_hostname": "127.0.0.1"}}
+
+pem = Host(name="pem", address="192.0.2.10", ssh=_here)
+bouncer1 = Host(name="bouncer1", address="192.0.2.21", ssh=_here)
+app1 = Host(name="app1", address="192.0.2.31", ssh=_here)
+authority = CertificateAuthority(directory="{directory}/pki")
+server = PemServer(hosts=(pem,), admin_password=secret("PEM_ADMIN_PASSWORD"))
+bouncer = PgBouncer(hosts=(bouncer1,), server=server, admin_networks=("192.0.2.0/28",))
+agents = Agent(hosts=(app1,), via=bouncer)
+fleet = Fleet(certificate_authority=authority, pem_server=server, pgbouncer=bouncer, agent=agents)
+
+pem_server = fleet.group("pem_server")
+pgbouncer = fleet.group("pgbouncer")
+agent = fleet.group("agent")
+"""
+
+
+@pytest.fixture
+def inventory(tmp_path):
+    """An inventory whose hosts refuse every connection."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    file = tmp_path / "inventory.py"
+    file.write_text(INVENTORY.format(port=port, directory=tmp_path))
+    return str(file)
+
+
+def command(*arguments):
+    """The exit code of a command, started in the root, and what it prints."""
+    done = subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env={**os.environ, "PEM_ADMIN_PASSWORD": "planted-admin-password"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def run(*arguments):
+    return command(sys.executable, "-m", "fleet.run", *arguments)
+
+
+def test_pyinfra_alone_calls_a_missing_inventory_a_success():
+    # The reason for the wrapper: the path is taken for the name of a host, and nobody is reached.
+    code, said = command(
+        Path(sys.executable).with_name("pyinfra"), "inventories/no.py", "deploys/ca.py", "-y"
+    )
+    assert code == 0, said
+
+
+def test_a_missing_inventory_is_a_failure():
+    code, said = run("deploy", "inventories/no.py")
+    assert code == 1
+    assert said == (
+        "inventory inventories/no.py does not exist"
+        "\nHINT: there are inventories/example.py, inventories/lab.py\n"
+    )
+
+
+def test_a_missing_deploy_is_a_failure_before_any_other_runs(inventory):
+    code, said = run("deploy", inventory, "deploys/ca.py", "deploys/no.py")
+    assert code == 1
+    assert said == (
+        "deploy deploys/no.py does not exist\nHINT: there are deploys/ca.py,"
+        " deploys/pem_server.py, deploys/pgbouncer.py, deploys/agent.py\n"
+    )
+
+
+def test_a_limit_that_matches_nobody_is_a_failure(inventory):
+    code, said = run("deploy", inventory, "deploys/ca.py", "--limit", "nobody")
+    assert code == 1
+    assert said == (
+        f"{inventory}: no host matches --limit nobody\nHINT: there are app1, bouncer1, pem\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["plan", "deploy", "unchanged"])
+def test_hosts_that_cannot_be_reached_are_a_failure(inventory, verb):
+    code, said = run(verb, inventory, "deploys/pgbouncer.py", "--limit", "bouncer1")
+    assert code == 1
+    assert "deploys/pgbouncer.py failed: see the lines above" in said
+    assert "HINT: mend that and run again, it goes on where it stopped" in said
+
+
+def test_after_a_failed_deploy_the_next_one_does_not_run(inventory):
+    code, said = run("deploy", inventory, "deploys/pem_server.py", "deploys/pgbouncer.py")
+    assert code == 1
+    assert "=== deploys/pem_server.py" in said
+    assert "=== deploys/pgbouncer.py" not in said
+
+
+def test_mistakes_of_the_inventory_are_told_without_a_traceback(inventory):
+    Path(inventory).write_text(Path(inventory).read_text().replace("192.0.2.31", "somewhere"))
+    code, said = run("plan", inventory)
+    assert code == 1
+    assert said.startswith("1 mistake in the inventory; no host was touched\n")
+    assert "Traceback" not in said
+
+
+def results(*steps):
+    operations = [{"name": name, "success": hosts, "no_change": []} for name, hosts in steps]
+    return {"results": {"totals": {"hosts": 1}, "operations": operations}}
+
+
+def test_steps_that_changed_a_host_are_named():
+    document = results(("Install", []), ("Write", ["app1"]), ("Start", []))
+    assert changes(document, "inventories/lab.py") == ["Write"]
+
+
+@pytest.mark.parametrize(
+    "document", [None, {"results": {"totals": {"hosts": 0}, "operations": []}}]
+)
+def test_a_run_on_no_host_is_a_failure(document):
+    with pytest.raises(RunError, match=r"nothing ran\nHINT: pyinfra inventories/lab.py debug"):
+        changes(document, "inventories/lab.py")
