@@ -225,7 +225,7 @@ WRONG = [
     ),
     pytest.param(
         'fleet/test"', 'fleet/test", leaf_days=400, authority_days=365', "authority =",
-        "CertificateAuthority: leaf_days (400) is longer than authority_days (365)",
+        "CertificateAuthority: leaf_days (400) is above authority_days (365)",
         "a certificate is worth nothing once its CA has expired; lower leaf_days",
         id="certificates that outlive their CA",
     ),

@@ -263,6 +263,7 @@ def given(settings):
     settings.path.mkdir()
     code, said = openssl(
         "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-days", "365",
         "-subj", "/O=Company/CN=Company CA", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
         "-keyout", authority_file(settings, "client", "key"),
         "-out", authority_file(settings, "client"),

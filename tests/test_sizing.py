@@ -53,7 +53,10 @@ def test_descriptors_are_enough_for_all_clients_and_three_pools(fleet, agents):
 
 def test_the_arithmetic_is_shown_with_its_numbers(fleet):
     assert limits(fleet, 100).explanation == (
-        "100 agents x 1 = 100 client connections, all of them at one pooler when the other is down.",
+        (
+            "100 agents x 1 = 100 client connections,"
+            " all of them at one pooler when the other is down."
+        ),
         "pool_size 16: 16% of 100 busy at once, and at least 5.",
         (
             "max_client_conn 220: 100 x 2 while lost connections linger,"
