@@ -16,8 +16,9 @@ _CLOCK_SECONDS = 1
 class Heartbeat:
     """One agent as the fleet sees it.
 
-    agent_id: None when PEM does not know it. age_seconds: of its last heartbeat, None before the
-    first. pooler: the host that it is a client of, '' when of none; connected_seconds: since when.
+    agent_id: None when PEM does not know it, or did not answer (answered is False).
+    age_seconds: of its last heartbeat, None before the first.
+    pooler: the host that it is a client of, '' when of none; connected_seconds: since when.
     direct: its address has a backend of its own on the server.
     """
 
@@ -29,6 +30,7 @@ class Heartbeat:
     user: str
     connected_seconds: float
     direct: bool
+    answered: bool = True
 
     @property
     def fresh(self) -> bool:
@@ -44,6 +46,8 @@ class Heartbeat:
 
     def sentence(self) -> str:
         """What there is to say of it, for people."""
+        if not self.answered:
+            return "unknown: PEM's database does not answer"
         if self.agent_id is None:
             return "not registered"
         registered = f"registered as id {self.agent_id}" + ("" if self.active else " (inactive)")
@@ -83,5 +87,6 @@ def heartbeats(
             user=user,
             connected_seconds=connected,
             direct=host.address in backends,
+            answered=found is not None,
         )
     return result

@@ -68,15 +68,9 @@ def observe(fleet: Fleet) -> dict[str, Heartbeat]:
         return seen
 
 
-def heartbeat_of(fleet: Fleet, agent: str) -> Heartbeat | None:
-    """One agent's heartbeat, or None when the inventory has no such agent."""
-    return observe(fleet).get(agent)
-
-
-def registered_id(fleet: Fleet, agent: str) -> int | None:
-    """The id that PEM has for an agent of this name, or None."""
-    seen = heartbeat_of(fleet, agent)
-    return seen.agent_id if seen else None
+def heartbeat_of(fleet: Fleet, agent: str) -> Heartbeat:
+    """One agent's heartbeat. Raises KeyError when the inventory has no such agent."""
+    return observe(fleet)[agent]
 
 
 def _family(name: str) -> Family | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from pathlib import Path
 from typing import Any
 
 import paramiko
@@ -42,7 +43,12 @@ def ssh(
         "ssh_paramiko_connect_kwargs": {"transport_factory": _transport_without_nagle},
     }
     if key is not None:
-        settings["ssh_key"] = key
+        settings["ssh_key"] = _in_home(key)
     if known_hosts is not None:
-        settings["ssh_known_hosts_file"] = known_hosts
+        settings["ssh_known_hosts_file"] = _in_home(known_hosts)
     return settings
+
+
+def _in_home(path: str) -> str:
+    """A path with its `~` resolved."""
+    return str(Path(path).expanduser())

@@ -120,7 +120,7 @@ def test_of_two_poolers_the_younger_connection_counts(fleet):
 def test_every_agent_of_the_inventory_is_there_even_when_the_database_is_not(fleet):
     found = heartbeats(fleet, None, {})
     assert {name: one.sentence() for name, one in found.items()} == dict.fromkeys(
-        ("app1", "app2", "app3"), "not registered"
+        ("app1", "app2", "app3"), "unknown: PEM's database does not answer"
     )
 
 

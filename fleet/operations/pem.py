@@ -12,7 +12,7 @@ from pyinfra.api.command import PyinfraCommand
 from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.pem import AgentVerification
 from fleet.hosts import Fleet, PemServer
-from fleet.observe import heartbeat_of, registered_id
+from fleet.observe import heartbeat_of
 from fleet.operations.files import change
 from fleet.operations.messages import fail
 from fleet.parts import ini_value, with_ini_values
@@ -92,9 +92,16 @@ def registered(
         "-o", f"agent_ssl_crt={certificate}",
         "-o", f"agent_ssl_key={key}",
     ]  # fmt: skip
-    known = registered_id(fleet, host.name)
-    if known is not None:
-        arguments += ["--force-registration", "-o", f"agent_id={known}"]
+    known = heartbeat_of(fleet, host.name)
+    if not known.answered:
+        # Without knowing its old id, it would get a second one.
+        yield fail(
+            f"PEM's database on {server.host.name} does not answer"
+            "\nHINT: pyinfra INVENTORY deploys/pem_server.py"
+        )
+        return
+    if known.agent_id is not None:
+        arguments += ["--force-registration", "-o", f"agent_id={known.agent_id}"]
     yield StringCommand(
         "IFS= read -r PEM_SERVER_PASSWORD; export PEM_SERVER_PASSWORD",
         f"PGSSLMODE=verify-full PGSSLROOTCERT={SERVER_CA_FILE};",
@@ -150,7 +157,7 @@ exit 1
 def beats(fleet: Fleet) -> Generator[PyinfraCommand, None, None]:
     """Wait until PEM has a fresh heartbeat of this agent that came through a pooler."""
     seen = heartbeat_of(fleet, host.name)
-    if seen is not None and seen.fresh:
+    if seen.fresh:
         host.noop(seen.sentence())
         return
 
@@ -158,16 +165,15 @@ def beats(fleet: Fleet) -> Generator[PyinfraCommand, None, None]:
         deadline = time.monotonic() + HEARTBEAT_DEADLINE_SECONDS
         while True:
             seen = heartbeat_of(fleet, host.name)
-            if seen is not None and seen.fresh:
+            if seen.fresh:
                 logger.info(f"{host.print_prefix}{seen.sentence()}")
                 return True
             if time.monotonic() > deadline:
                 break
             gevent.sleep(1)
-        said = seen.sentence() if seen else "PEM's database does not answer"
         logger.error(
             f"{host.print_prefix}no heartbeat through a pooler within"
-            f" {HEARTBEAT_DEADLINE_SECONDS} s: {said}"
+            f" {HEARTBEAT_DEADLINE_SECONDS} s: {seen.sentence()}"
         )
         logger.error(f"{host.print_prefix}HINT: tail /var/log/pem/worker.log on {host.name}")
         return False
