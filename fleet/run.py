@@ -25,6 +25,7 @@ from fleet.hosts import Fleet
 from fleet.inventory import fleet_of
 
 DEPLOYS = ("ca", "pem_server", "pgbouncer", "agent")
+GROUPS = ("pem_server", "pgbouncer", "agent")
 
 
 class RunError(Exception):
@@ -48,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(verb: str, inventory: str, deploy: str, limit: str | None) -> None:
+    # A role's deploy has nothing to do on other hosts, so it need not log in to them.
+    role = Path(deploy).stem
+    limit = limit or (role if role in GROUPS else None)
     command = ["pyinfra", inventory, deploy, *(["--limit", limit] if limit else [])]
     print(f"\n=== {deploy}", flush=True)
     if verb == "plan":
@@ -82,7 +86,7 @@ def changes(document: Any, inventory: str) -> list[str]:  # noqa: ANN401  pyinfr
 
 def _hosts_match(fleet: Fleet, inventory: str, limit: str | None) -> None:
     names = {host.name for host in fleet.machines()}
-    if limit and limit not in names | set(DEPLOYS):
+    if limit and limit not in names | set(GROUPS):
         raise RunError(
             f"{inventory}: no host matches --limit {limit}"
             f"\nHINT: there are {', '.join(sorted(names))}"
