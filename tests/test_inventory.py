@@ -304,7 +304,7 @@ def pyinfra(*arguments):
     return subprocess.run(
         [Path(sys.executable).with_name("pyinfra"), *arguments],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HOME": "/root", "PEM_ADMIN_PASSWORD": PASSWORD},
+        env={"PATH": os.environ["PATH"], "PEM_ADMIN_PASSWORD": PASSWORD},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -164,7 +164,11 @@ def test_a_role_that_has_its_password_keeps_it(plan):
     assert give_password(plan, f"4096:{SALT}", "t").changing == []
 
 
-@pytest.mark.parametrize(("salt", "same"), [(None, ""), (f"4096:{SALT}", "f")])
+@pytest.mark.parametrize(
+    ("salt", "same"),
+    [(None, ""), (f"4096:{SALT}", "f"), (f"4096:{SALT}", {"stdout": "t", "success": False})],
+    ids=["no password", "another password", "no answer"],
+)
 def test_a_role_is_given_its_password_as_a_verifier_on_standard_input(plan, salt, same):
     planned = give_password(plan, salt, same)
     (sql,) = planned.inputs
@@ -286,7 +290,10 @@ def register(plan, fleet, text, agents=()):
         pem.registered,
         "app1",
         DEBIAN_13
-        | {FileBytes: text, RegisteredAgents: {"agents": list(agents), "backends": []}},
+        | {
+            FileBytes: text,
+            RegisteredAgents: None if agents is None else {"agents": list(agents), "backends": []},
+        },
         fleet=fleet, poolers=("bouncer2", "bouncer1"), certificate="/c.crt", key="/c.key",
     )  # fmt: skip
 
@@ -320,6 +327,12 @@ def test_an_agent_that_pem_knows_by_name_keeps_its_id(plan, fleet):
     known = {"id": 7, "name": "app1", "active": True, "heartbeat_age_seconds": 900.0}
     planned = register(plan, fleet, None, [known])
     assert planned.shell[0].endswith(" --force-registration -o agent_id=7")
+
+
+def test_no_agent_is_registered_while_pem_cannot_say_whether_it_is_known(plan, fleet, caplog):
+    said = fails(register(plan, fleet, None, None), caplog)
+    assert "PEM's database on pem.example.com does not answer" in said
+    assert "HINT: pyinfra INVENTORY deploys/pem_server.py" in said
 
 
 @pytest.mark.parametrize(

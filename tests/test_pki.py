@@ -119,6 +119,14 @@ def test_a_client_has_no_name_but_its_subject(made):
     assert re.search(r"Subject: O ?= ?Example, OU ?= ?app1, CN ?= ?pem_agent_user1\n", text)
 
 
+def test_a_client_gets_no_names_even_when_it_is_given_some(settings):
+    named = Leaf("client", "pem_agent_user1", "app1", ("bouncer1",), SERVER.addresses)
+    make_authorities(settings)
+    issue(settings, named)
+    text = text_of(certificate_file(settings, named))
+    assert extension(text, "X509v3 Subject Alternative Name") == ""
+
+
 def test_a_leaf_says_what_it_is_for_and_that_it_is_no_authority(made):
     usage = "critical Digital Signature" + (", Key Encipherment" * (made.key_type == "rsa3072"))
     for leaf, purpose in ((SERVER, "Server"), (CLIENT, "Client")):

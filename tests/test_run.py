@@ -115,6 +115,12 @@ def test_after_a_failed_deploy_the_next_one_does_not_run(inventory):
     assert "=== deploys/pgbouncer.py" not in said
 
 
+def test_a_roles_deploy_logs_in_to_the_hosts_of_the_role_alone(inventory):
+    _, said = run("plan", inventory, "deploys/agent.py")
+    assert "[app1]" in said
+    assert "[bouncer1]" not in said
+
+
 def test_mistakes_of_the_inventory_are_told_without_a_traceback(inventory):
     Path(inventory).write_text(Path(inventory).read_text().replace("192.0.2.31", "somewhere"))
     code, said = run("plan", inventory)
