@@ -20,12 +20,14 @@ from fleet.platforms import (
     PEM_AGENT_PACKAGE,
     PEM_AGENT_UNIT,
     SERVER_CA_FILE,
+    TRUST_DIRECTORY,
     Family,
     family_of,
 )
 from fleet.pooler import preferred
 
-DIRECTORY = "/root/.pem"
+# Not /root/.pem, where PEM puts what it makes itself.
+DIRECTORY = f"{TRUST_DIRECTORY}/agent"
 DROP_IN = f"/etc/systemd/system/{PEM_AGENT_UNIT}.service.d/pem-fleet.conf"
 DROP_IN_TEXT = f"""\
 # Written by pem-fleet; edits here are lost.
@@ -43,6 +45,7 @@ def agent(fleet: Fleet, machine: Host, family: Family) -> None:
     certificate, key = f"{DIRECTORY}/{user}.crt", f"{DIRECTORY}/{user}.key"
     poolers = preferred(fleet.pgbouncer, machine)
 
+    pem.ours_to_register(name="See that it is ours to register", server=fleet.pem_server)
     installed(name="Install the agent", names=(PEM_AGENT_PACKAGE,), family=family)
     files.directory(name="Directory for keys", path=DIRECTORY, mode="700")
     put(

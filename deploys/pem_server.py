@@ -8,6 +8,7 @@ Postgres is reloaded, never restarted.
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.exceptions import DeployError
 from pyinfra.operations import files, systemd
 
 from fleet import is_entrypoint
@@ -35,6 +36,11 @@ def install(settings: PemServer, family: Family, place: Postgres) -> None:
     wanted = settings.installation
     if wanted is None:
         return
+    if family == "rhel":
+        raise DeployError(
+            f"{host.name}: PEM is installed on Debian and Ubuntu only, so far"
+            "\nHINT: install and configure PEM by hand, and leave installation= out"
+        )
     installed(
         name="Install Postgres and PEM",
         names=(*place.packages, place.sslutils, PEM_SERVER_PACKAGE),
@@ -60,10 +66,11 @@ def install(settings: PemServer, family: Family, place: Postgres) -> None:
 
 
 @deploy("PEM server")
-def prepare(fleet: Fleet, machine: Host, place: Postgres) -> None:
+def prepare(fleet: Fleet, machine: Host, family: Family, place: Postgres) -> None:
     """Roles, certificates and rules by which the poolers come in."""
     settings, authority, port = fleet.pem_server, fleet.certificate_authority, fleet.pem_server.port
 
+    installed(name="Install openssl", names=("openssl",), family=family)
     postgres.wishes(
         name="Roles and grants of the pool",
         wishes=role_wishes(settings),
@@ -87,8 +94,9 @@ def prepare(fleet: Fleet, machine: Host, place: Postgres) -> None:
     )
 
     # Outside the data directory: a copy of that must not bring another host's certificate along.
+    # Root writes here: where the server could write too, it could lead root astray by a link.
     files.directory(
-        name=f"Directory {DIRECTORY}", path=DIRECTORY, user=place.user, group=place.user, mode="700"
+        name=f"Directory {DIRECTORY}", path=DIRECTORY, user="root", group=place.user, mode="750"
     )
     leaf = server_leaf(machine)
     cert, key = f"{DIRECTORY}/server.crt", f"{DIRECTORY}/server.key"
@@ -98,9 +106,10 @@ def prepare(fleet: Fleet, machine: Host, place: Postgres) -> None:
             File(cert, certificate_file(authority, leaf), place.user, place.user, "644"),
             File(key, key_file(authority, leaf), place.user, place.user, "600"),
         ),
-        check=f'[ "$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE})" = '
-        f'"$(openssl pkey -pubout -in {key}{CANDIDATE})" ]'
-        " || die 'the certificate and the key do not belong together'",
+        check=f"""\
+of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
+    of_key=$(openssl pkey -pubout -in {key}{CANDIDATE}) && [ "$of_certificate" = "$of_key" ] ||
+    die 'the certificate and the key do not belong together'""",
     )
     postgres.setting(
         name="Setting ssl_cert_file",
@@ -147,4 +156,4 @@ if is_entrypoint(__name__) and "pem_server" in host.groups:
     settings, family = host.data.pem_server, family_of(host)
     row = postgres_row(family, settings.vendor, settings.postgres_version)
     install(settings=settings, family=family, place=row, _sudo=True)
-    prepare(fleet=host.data.fleet, machine=host.data.machine, place=row, _sudo=True)
+    prepare(fleet=host.data.fleet, machine=host.data.machine, family=family, place=row, _sudo=True)

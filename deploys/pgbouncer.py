@@ -42,11 +42,12 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
     files.directory(
         name="Directory for keys",
         path=f"{place.directory}/tls",
-        user=place.user,
+        # Root writes here: where a service could write too, it could lead root astray by a link.
+        user="root",
         group=place.user,
-        mode="700",
+        mode="750",
     )
-    put(
+    written = put(
         name="Write the configuration, once it is proven",
         files=configuration(fleet, machine, place),
         check=proof(
@@ -76,6 +77,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         port=settings.listen_port,
         settings=runtime_settings(fleet, machine, place),
         open_files=limits.open_files,
+        rewritten=written.did_change,
     )
 
 

@@ -14,25 +14,27 @@ HINT: vendor=\"pgdg\" in PgBouncer(...) of the inventory, with that repository o
 spare=$(mktemp -d /tmp/pem-fleet-spare.XXXXXX)
 as_service() { runuser -u "$service_user" -- "$@"; }
 finish() {
-    [ ! -s "$spare/pid" ] || kill "$(cat "$spare/pid")" 2>/dev/null || true
+    as_service sh -c 'kill "$(cat "$1/pid")"' sh "$spare" 2>/dev/null || true
     rm -rf "$spare"
 }
 trap finish EXIT
-chown "$service_user" "$spare"
 printf '%s\n' "$spare_ini" | sed "s#@SPARE@#$spare#g" > "$spare/pgbouncer.ini"
 chown "$service_user" "$spare/pgbouncer.ini"
+# From here on the directory is the service's: what is in it is read and signalled as the service.
+chown "$service_user" "$spare"
+spare_log() { as_service cat "$spare/log" 2>/dev/null; }
 
 # 1. A second instance reads the same settings, certificates and rules, and answers on its console.
-as_service "$pgbouncer" -d -q "$spare/pgbouncer.ini" >"$spare/start" 2>&1 ||
-    refuse "it does not start: $(cat "$spare/start" "$spare/log" 2>/dev/null | tail -n 3)"
+said=$(as_service "$pgbouncer" -d -q "$spare/pgbouncer.ini" 2>&1) ||
+    refuse "it does not start: $said $(spare_log | tail -n 3)"
 answered=no
 for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     if as_service psql -XAtq -U pgbouncer -d pgbouncer -h "$spare" -p 6432 -c 'SHOW VERSION' >/dev/null 2>&1
     then answered=yes; break; fi
     sleep 0.1
 done
-[ "$answered" = yes ] || refuse "a second instance does not answer: $(tail -n 3 "$spare/log")"
-problems=$(grep -E ' (ERROR|WARNING|FATAL) ' "$spare/log" | grep -v 'file descriptor limit' || true)
+[ "$answered" = yes ] || refuse "a second instance does not answer: $(spare_log | tail -n 3)"
+problems=$(spare_log | grep -E ' (ERROR|WARNING|FATAL) ' | grep -v 'file descriptor limit' || true)
 [ -z "$problems" ] || refuse "$problems"
 
 # 2. The database lets the poolers' certificate in, and answers for the agents' user.

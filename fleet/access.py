@@ -9,7 +9,7 @@ import hashlib
 
 from fleet import ROOT
 from fleet.facts.postgres import literal
-from fleet.hosts import Fleet, PemServer
+from fleet.hosts import Fleet, PemServer, sources
 from fleet.leaves import POOL_USER
 from fleet.operations.postgres import Wish
 
@@ -64,7 +64,8 @@ def function_wishes() -> tuple[Wish, ...]:
             f"SELECT md5(prosrc) = '{fingerprint}' AND prosecdef"
             " AND proconfig = ARRAY['search_path=pg_catalog, pg_temp']"
             f" AND has_function_privilege('{AUTH_USER}', oid, 'EXECUTE')"
-            " AND NOT EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0)"
+            " AND NOT EXISTS (SELECT FROM"
+            " aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0)"
             f" FROM pg_proc WHERE oid = to_regprocedure('{FUNCTION}')",
             f"{sql.strip()};\nREVOKE ALL ON FUNCTION {FUNCTION} FROM PUBLIC;\n"
             f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO {AUTH_USER}",
@@ -81,8 +82,8 @@ def ident_lines(server: PemServer) -> tuple[str, ...]:
 def hba_lines(fleet: Fleet) -> tuple[str, ...]:
     """pg_hba.conf: members of the pool come from poolers, and prove it by certificate."""
     return tuple(
-        f"hostssl pem +{POOL_USER} {host.address}/{host.ip.max_prefixlen} cert map={POOL_USER}"
-        for host in fleet.pgbouncer.hosts
+        f"hostssl pem +{POOL_USER} {network} cert map={POOL_USER}"
+        for network in sources(fleet.pgbouncer.hosts, fleet.pem_server.hosts)
     )
 
 
@@ -90,8 +91,15 @@ def _role(name: str, attributes: str, holds: str) -> Wish:
     return Wish(
         f"role {name}",
         f"SELECT {holds} FROM pg_roles WHERE rolname = {literal(name)}",
-        f"DO $$ BEGIN CREATE ROLE {name} {attributes}; EXCEPTION WHEN duplicate_object THEN"
-        f" ALTER ROLE {name} NOSUPERUSER {attributes}; END $$",
+        f"""DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(name)} AND rolsuper) THEN
+        RAISE EXCEPTION 'role {name} is a superuser, and poolers let no superuser in'
+            USING HINT = 'name another role in PemServer(...), or ALTER ROLE {name} NOSUPERUSER';
+    END IF;
+    CREATE ROLE {name} {attributes};
+EXCEPTION WHEN duplicate_object THEN
+    ALTER ROLE {name} {attributes};
+END $$""",
     )
 
 

@@ -66,8 +66,11 @@ def heartbeats(
     An agent that is a client of two poolers (it moved, and the old one has not noticed) counts
     with the connection that is younger.
     """
-    known = {agent["name"]: agent for agent in found["agents"]} if found else {}
+    # Of several rows with one name the active one counts, and of those the newest.
+    rows = sorted(found["agents"], key=lambda row: (row["active"], row["id"])) if found else []
+    known = {agent["name"]: agent for agent in rows}
     backends = set(found["backends"]) if found else set()
+    backends -= {host.address for host in fleet.pgbouncer.hosts}
     result = {}
     for host in fleet.agent.hosts:
         agent = known.get(host.name)

@@ -27,9 +27,11 @@ HostName = Annotated[
 ]
 # Lower case only: such a name needs no quotes in SQL, in pg_hba.conf and in PgBouncer's files.
 RoleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)]
+SettingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
 # No plain text: a password in an inventory is a password in git.
 Secret = InstanceOf[SecretStr]
-Vendor = Literal["distribution", "pgdg", "edb"]
+Vendor = Literal["distribution", "pgdg"]
 
 
 class Host(Role):
@@ -146,6 +148,21 @@ class PemServer(Role):
         """The host that runs the database."""
         return self.hosts[0]
 
+    @model_validator(mode="after")
+    def _roles_are_their_own(self) -> Self:
+        taken = {"pgbouncer", "pem_agent_pool", "pem_admin", "pem_agent", "pem_user"}
+        taken |= {"postgres", "enterprisedb"}
+        if self.installation is not None:
+            taken.add(self.installation.superuser)
+        for setting, name in (("admin_user", self.admin_user), ("agent_user", self.agent_user)):
+            if name in taken:
+                raise ValueError(
+                    f"{setting} ({name}) is a role with another part to play"
+                    f"\nHINT: leave {setting} out, or give a role that is for this alone"
+                )
+            taken.add(name)
+        return self
+
 
 # Settings that templates/pgbouncer.ini.j2 writes; a second value would win silently.
 OWNED_SETTINGS = frozenset(
@@ -175,7 +192,7 @@ class PgBouncer(Role):
     )
     pool_size: Count | None = Field(None, description="computed from the agents when not given")
     max_client_conn: Count | None = Field(None, description="computed likewise")
-    extra: dict[str, str] = Field(
+    extra: dict[SettingName, OneLine] = Field(
         default={}, description="further settings of pgbouncer.ini's [pgbouncer] section"
     )
 
@@ -315,3 +332,14 @@ class Fleet(Role):
                 " transaction pooling breaks; it stays direct\nHINT: take it out of Agent(hosts=…)"
             )
         return self
+
+
+def sources(clients: Hosts, servers: Hosts) -> tuple[str, ...]:
+    """The networks that clients come from: each one's address, and loopback on a shared host.
+
+    A name of its own may lead a host to 127.0.1.1, so that it comes to itself from loopback.
+    """
+    networks = [f"{host.address}/{host.ip.max_prefixlen}" for host in clients]
+    if {host.name for host in clients} & {host.name for host in servers}:
+        networks += ["127.0.0.1/32", "::1/128"]
+    return tuple(networks)

@@ -12,13 +12,12 @@ but their subject.
     directory/clients/USER@HOST.crt   .key  one for each user on each host
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -28,19 +27,22 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.hosts import CertificateAuthority
+from fleet.keystore import (
+    PkiError,
+    check_revocations,
+    make_directory,
+    read_certificate,
+    read_key,
+    write,
+)
 
 Kind = Literal["server", "client"]
+KINDS: tuple[Kind, ...] = ("server", "client")
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 # Clocks differ: a certificate is valid from a little before it was made.
 _BACKDATE = timedelta(hours=1)
-_DIRECTORY_MODE = 0o700
-_FILE_MODE = 0o600
 _PURPOSE = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
-
-
-class PkiError(Exception):
-    """An authority or a leaf that cannot be used; the text ends with a HINT."""
 
 
 @dataclass(frozen=True)
@@ -83,44 +85,72 @@ def authority_file(settings: CertificateAuthority, kind: Kind, ending: str = "cr
 
 def authorities_missing(settings: CertificateAuthority) -> tuple[str, ...]:
     """The files that `make_authorities()` would write, by name."""
-    wanted = [authority_file(settings, kind) for kind in ("server", "client")]
+    wanted = [authority_file(settings, kind) for kind in KINDS]
     wanted.append(authority_file(settings, "client", "crl"))
     return tuple(path.name for path in wanted if not path.exists())
+
+
+def check_authorities(settings: CertificateAuthority, now: datetime | None = None) -> list[str]:
+    """What to say of the authorities that are there: those that end before long.
+
+    Raises PkiError for one, made before or given, that cannot be used.
+    """
+    now, ending = now or datetime.now(UTC), []
+    for kind in KINDS:
+        if authority_file(settings, kind).exists():
+            certificate, _ = _authority(settings, kind)
+            left = (certificate.not_valid_after_utc - now).days
+            if left <= settings.leaf_days:
+                ending.append(
+                    f"{authority_file(settings, kind)} ends in {left} days, and every certificate"
+                    " of it with it; a new one must reach all hosts before"
+                )
+    revocations = authority_file(settings, "client", "crl")
+    if revocations.exists():
+        check_revocations(revocations, now)
+    return ending
 
 
 def make_authorities(settings: CertificateAuthority) -> None:
     """Make the authorities that are not there, and the client authority's revocation list.
 
-    One that is there, made before or given, is checked and kept. Raises PkiError.
+    One that is there is checked and kept. Raises PkiError.
     """
-    _make_directory(settings.path)
-    for kind in ("server", "client"):
+    make_directory(settings.path)
+    check_authorities(settings)
+    for kind in KINDS:
         if not authority_file(settings, kind).exists():
             _make_authority(settings, kind)
-        _authority(settings, kind)
     if not authority_file(settings, "client", "crl").exists():
         _make_revocation_list(settings)
 
 
 def why_issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = None) -> str:
-    """The reason to issue a leaf (again), or '' when the one that is there will do."""
+    """The reason to issue a leaf (again), or '' when the one that is there will do.
+
+    A leaf that was given, not issued here, may say more than ours would: another organization,
+    further names.
+    """
     now = now or datetime.now(UTC)
-    path = certificate_file(settings, leaf)
-    if not path.exists() or not key_file(settings, leaf).exists():
+    path, key_path = certificate_file(settings, leaf), key_file(settings, leaf)
+    if not path.exists() or not key_path.exists():
         return "not issued yet"
     ca_path = authority_file(settings, leaf.kind)
     if not ca_path.exists():
         return f"{ca_path.name} is missing"
-    certificate = _read_certificate(path)
+    certificate, ca_certificate = read_certificate(path), read_certificate(ca_path)
     try:
-        certificate.verify_directly_issued_by(_read_certificate(ca_path))
+        certificate.verify_directly_issued_by(ca_certificate)
     except (ValueError, TypeError, InvalidSignature):
         return f"not issued by the present {ca_path.name}"
-    if (certificate.not_valid_after_utc - now).days <= settings.renew_days:
-        return f"{(certificate.not_valid_after_utc - now).days} days left"
-    if _said(certificate) != _subject_and_names(settings, leaf):
-        return "its names changed"
-    return ""
+    key = read_key(key_path)
+    if key is None or key.public_key() != certificate.public_key():
+        return "its key is another certificate's"
+    days_left = (certificate.not_valid_after_utc - now).days
+    ends_with_its_authority = certificate.not_valid_after_utc >= ca_certificate.not_valid_after_utc
+    if days_left <= settings.renew_days and not (ends_with_its_authority and days_left >= 0):
+        return f"{days_left} days left"
+    return _wrong_words(certificate, leaf)
 
 
 def issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = None) -> None:
@@ -157,13 +187,19 @@ def issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = Non
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     certificate = builder.sign(ca_key, hashes.SHA256())
     # The key first: a certificate without its key would look issued.
-    _write(key_file(settings, leaf), _key_text(key))
-    _write(certificate_file(settings, leaf), certificate.public_bytes(serialization.Encoding.PEM))
+    write(key_file(settings, leaf), _key_text(key))
+    write(certificate_file(settings, leaf), certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def days_left(path: Path, now: datetime | None = None) -> int:
-    """Whole days until the certificate in a file expires; negative when it has."""
-    return (_read_certificate(path).not_valid_after_utc - (now or datetime.now(UTC))).days
+def bundle_lines(path: Path) -> tuple[str, ...]:
+    """The lines of an authority's certificate or revocation list. Raises PkiError if it is none."""
+    if not path.exists():
+        raise PkiError(f"{path} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
+    if path.suffix == ".crl":
+        check_revocations(path, datetime.now(UTC))
+    else:
+        read_certificate(path)
+    return tuple(path.read_text().splitlines())
 
 
 def _authority(
@@ -173,19 +209,21 @@ def _authority(
     path = authority_file(settings, kind)
     if not path.exists():
         raise PkiError(f"{path} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
-    certificate = _read_certificate(path)
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        constraints = x509.BasicConstraints(ca=False, path_length=None)
-    if not constraints.ca:
+    certificate = read_certificate(path)
+    constraints = _extension(certificate, x509.BasicConstraints, None)
+    if constraints is None or not constraints.ca:
         raise PkiError(f"{path} is no CA certificate\nHINT: openssl x509 -noout -text -in {path}")
+    if certificate.issuer != certificate.subject:
+        raise PkiError(
+            f"{path} is an intermediate CA; OpenSSL trusts a chain by its self-signed root only"
+            f"\nHINT: openssl req -x509 -new -key {authority_file(settings, kind, 'key')} …"
+        )
     if certificate.not_valid_after_utc < datetime.now(UTC):
         raise PkiError(
             f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
             "\nHINT: move it and its key away and run deploys/ca.py; every leaf is issued again"
         )
-    key = _read_key(authority_file(settings, kind, "key"))
+    key = read_key(authority_file(settings, kind, "key"))
     if key is not None and key.public_key() != certificate.public_key():
         raise PkiError(
             f"{authority_file(settings, kind, 'key')} is not the key of {path}"
@@ -216,8 +254,8 @@ def _make_authority(settings: CertificateAuthority, kind: Kind) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(authority_file(settings, kind, "key"), _key_text(key))
-    _write(authority_file(settings, kind), certificate.public_bytes(serialization.Encoding.PEM))
+    write(authority_file(settings, kind, "key"), _key_text(key))
+    write(authority_file(settings, kind), certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _make_revocation_list(settings: CertificateAuthority) -> None:
@@ -242,7 +280,7 @@ def _make_revocation_list(settings: CertificateAuthority) -> None:
         .sign(key, hashes.SHA256())
     )
     path = authority_file(settings, "client", "crl")
-    _write(path, revocations.public_bytes(serialization.Encoding.PEM))
+    write(path, revocations.public_bytes(serialization.Encoding.PEM))
 
 
 def _subject(settings: CertificateAuthority, leaf: Leaf) -> x509.Name:
@@ -263,18 +301,25 @@ def _alternative_names(leaf: Leaf) -> list[x509.GeneralName]:
     return names + [x509.IPAddress(address) for address in leaf.addresses]
 
 
-def _subject_and_names(
-    settings: CertificateAuthority, leaf: Leaf
-) -> tuple[x509.Name, list[x509.GeneralName]]:
-    return _subject(settings, leaf), _alternative_names(leaf)
+def _wrong_words(certificate: x509.Certificate, leaf: Leaf) -> str:
+    """In what a certificate does not say what the leaf should; '' when it does."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if [name.value for name in names] != [leaf.common_name]:
+        return "its common name changed"
+    said = _extension(certificate, x509.SubjectAlternativeName, ())
+    wanted = _alternative_names(leaf)
+    if not set(wanted) <= set(said) or (said and not wanted):
+        return "its names changed"
+    if list(_extension(certificate, x509.ExtendedKeyUsage, ())) != [_PURPOSE[leaf.kind]]:
+        return "its extended key usage is not its purpose alone"
+    return ""
 
 
-def _said(certificate: x509.Certificate) -> tuple[x509.Name, list[x509.GeneralName]]:
+def _extension(certificate: x509.Certificate, kind: type[Any], absent: Any) -> Any:  # noqa: ANN401  as x509 has it
     try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
-        return certificate.subject, []
-    return certificate.subject, list(extension.value)
+        return absent
 
 
 def _usage(flags: Iterable[str]) -> x509.KeyUsage:
@@ -302,11 +347,9 @@ def _leaf_usage(key: PrivateKey) -> x509.KeyUsage:
 
 
 def _issuer_identifier(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    try:
-        own = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        # A given CA without one: the identifier is then its key's hash, as verifiers compute it.
-        own = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
+    # A given CA may have none: the identifier is then its key's hash, as verifiers compute it.
+    own = _extension(certificate, x509.SubjectKeyIdentifier, None)
+    own = own or x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
@@ -322,58 +365,3 @@ def _key_text(key: PrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def _read_certificate(path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise PkiError(
-            f"{path} cannot be read as a certificate: {error}"
-            f"\nHINT: openssl x509 -noout -text -in {path}"
-        ) from None
-
-
-def _read_key(path: Path) -> CertificateIssuerPrivateKeyTypes | None:
-    if not path.exists():
-        return None
-    if path.stat().st_mode & 0o077:
-        raise PkiError(f"{path} can be read by others\nHINT: chmod 600 {path}")
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise PkiError(
-            f"{path} cannot be read as a private key: {error}\nHINT: openssl pkey -noout -in {path}"
-        ) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise PkiError(f"{path} is neither an EC nor an RSA key\nHINT: use P-256 or RSA")
-    return key
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        path.chmod(_DIRECTORY_MODE)
-    except OSError as error:
-        raise PkiError(
-            f"{path} cannot be made: {error.strerror}"
-            "\nHINT: CertificateAuthority(directory=…) names a folder of yours"
-        ) from None
-
-
-def _write(path: Path, text: bytes) -> None:
-    """Write a file whole, never readable by others, never half there."""
-    _make_directory(path.parent)
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    try:
-        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-    except OSError as error:
-        raise PkiError(
-            f"{path} cannot be written: {error.strerror}\nHINT: df {path.parent}"
-        ) from None

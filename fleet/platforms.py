@@ -1,7 +1,7 @@
 """Everything that differs between operating systems and package vendors: one row each.
 
-Sources: Debian's and PGDG's packages as installed, EDB's documentation of PEM and PgBouncer.
-Rows of the RHEL family and of EDB are from documents; the lab does not run them yet.
+Sources: Debian's packages as installed; PGDG's packages and PEM's documentation for the rest.
+Rows of the RHEL family are from documents; the lab does not run them.
 """
 
 from dataclasses import dataclass
@@ -75,10 +75,8 @@ def postgres(family: Family, vendor: Vendor, v: int) -> Postgres:
     rows = {
         ("debian", "distribution"): debian,
         ("debian", "pgdg"):         debian,
-        ("debian", "edb"):          Postgres((f"edb-as{v}-server",), f"edb-as{v}-server-sslutils", f"edb-as@{v}-main", f"/usr/lib/edb-as/{v}", "enterprisedb"),
         ("rhel", "distribution"):   Postgres(("postgresql-server", "postgresql-contrib"), f"sslutils_{v}", "postgresql", "/usr"),
         ("rhel", "pgdg"):           Postgres((f"postgresql{v}-server", f"postgresql{v}-contrib"), f"sslutils_{v}", f"postgresql-{v}", f"/usr/pgsql-{v}"),
-        ("rhel", "edb"):            Postgres((f"edb-as{v}-server",), f"edb-as{v}-server-sslutils", f"edb-as-{v}", f"/usr/edb/as{v}", "enterprisedb"),
     }
     # fmt: on
     return _row("Postgres", rows, family, vendor)

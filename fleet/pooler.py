@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fleet.hosts import Fleet, Host, PgBouncer
+from fleet.hosts import Fleet, Host, PgBouncer, sources
 from fleet.leaves import pool_leaf, server_leaf
 from fleet.operations.files import CANDIDATE, File
 from fleet.pki import certificate_file, key_file
@@ -36,7 +36,7 @@ def configuration(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...
     rules, ini = f"{place.directory}/hba.conf", f"{place.directory}/{place.ini}"
     return (
         *_certificates(fleet, machine, place),
-        File(rules, _hba(fleet, place), place.user, place.user, "600"),
+        File(rules, _hba(fleet, place), place.user, place.user, "600", keep_foreign=True),
         File(
             ini,
             _ini(fleet, machine, place, _service(fleet, place)),
@@ -135,9 +135,7 @@ def _certificates(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...
 
 def _hba(fleet: Fleet, place: Pooler) -> str:
     pooler = fleet.pgbouncer
-    networks = pooler.agent_networks or tuple(
-        f"{host.address}/{host.ip.max_prefixlen}" for host in fleet.agent.hosts
-    )
+    networks = pooler.agent_networks or sources(fleet.agent.hosts, pooler.hosts)
     return render(
         "hba.conf.j2",
         server=fleet.pem_server,

@@ -37,22 +37,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     deploys = options.deploys or [f"deploys/{name}.py" for name in DEPLOYS]
     try:
-        _hosts_match(fleet_of(options.inventory), options.inventory, options.limit)
+        fleet = fleet_of(options.inventory)
         for deploy in deploys:
             _readable(deploy)
-        for deploy in deploys:
-            _run(options.verb, options.inventory, deploy, options.limit)
+        for deploy, hosts in _where(fleet, options, deploys).items():
+            _run(options.verb, options.inventory, deploy, hosts)
     except (RunError, InventoryError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _run(verb: str, inventory: str, deploy: str, limit: str | None) -> None:
-    # A role's deploy has nothing to do on other hosts, so it need not log in to them.
-    role = Path(deploy).stem
-    limit = limit or (role if role in GROUPS else None)
-    command = ["pyinfra", inventory, deploy, *(["--limit", limit] if limit else [])]
+def _run(verb: str, inventory: str, deploy: str, hosts: list[str]) -> None:
+    limits = [word for name in hosts for word in ("--limit", name)]
+    command = ["pyinfra", inventory, deploy, *limits]
     print(f"\n=== {deploy}", flush=True)
     if verb == "plan":
         _pyinfra([*command, "--dry"], deploy)
@@ -61,10 +59,9 @@ def _run(verb: str, inventory: str, deploy: str, limit: str | None) -> None:
     document = json.loads(_pyinfra([*command, "-y", "--json"], deploy, capture=True) or "null")
     changed = changes(document, inventory)
     steps = document["results"]["operations"]
-    hosts = {name for step in steps for name in (*step["success"], *step["no_change"])}
     print(
         f"=== {deploy}: {len(changed)} of {len(steps)} steps changed something,"
-        f" on {len(hosts)} hosts, in {time.monotonic() - started:.1f} s",
+        f" on {_count(len(hosts), 'host')}, in {time.monotonic() - started:.1f} s",
         flush=True,
     )
     if verb == "unchanged" and changed:
@@ -84,13 +81,29 @@ def changes(document: Any, inventory: str) -> list[str]:  # noqa: ANN401  pyinfr
     return [step["name"] for step in document["results"]["operations"] if step["success"]]
 
 
-def _hosts_match(fleet: Fleet, inventory: str, limit: str | None) -> None:
-    names = {host.name for host in fleet.machines()}
-    if limit and limit not in names | set(GROUPS):
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _where(fleet: Fleet, options: argparse.Namespace, deploys: list[str]) -> dict[str, list[str]]:
+    """Each deploy with the hosts it has something to do on, so that it logs in to no other.
+
+    Raises RunError when --limit leaves a deploy that was named, or all of them, without a host.
+    """
+    members = {group: [host.name for host in getattr(fleet, group).hosts] for group in GROUPS}
+    everywhere = [host.name for host in fleet.machines()]
+    wanted = members.get(options.limit, [options.limit]) if options.limit else everywhere
+    hosts = {
+        deploy: [name for name in members.get(Path(deploy).stem, everywhere) if name in wanted]
+        for deploy in deploys
+    }
+    idle = [deploy for deploy in deploys if not hosts[deploy]]
+    if idle == deploys or (idle and options.deploys):
         raise RunError(
-            f"{inventory}: no host matches --limit {limit}"
-            f"\nHINT: there are {', '.join(sorted(names))}"
+            f"{options.inventory}: {', '.join(idle)} has nothing to do on {options.limit}"
+            f"\nHINT: the hosts are {', '.join(everywhere)}"
         )
+    return {deploy: names for deploy, names in hosts.items() if names}
 
 
 def _pyinfra(command: list[str], deploy: str, *, capture: bool = False) -> str:

@@ -20,7 +20,6 @@ DESCRIPTOR_STEP = 1024
 class Sizing:
     """Limits of one pooler. Each must carry all agents, for the day the other one is down."""
 
-    clients: int
     pool_size: int
     max_client_conn: int
     open_files: int
@@ -55,4 +54,4 @@ def sizing(pooler: PgBouncer, agent: Agent) -> Sizing:
             f" and {ADMIN_CONNECTIONS} for administrators and registrations."
         ),
     )
-    return Sizing(clients, pool_size, max_client_conn, open_files, explanation)
+    return Sizing(pool_size, max_client_conn, open_files, explanation)

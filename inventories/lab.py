@@ -24,6 +24,7 @@ if not _lab.password_file.exists():
     raise InventoryError(f"lab {_lab.name} is not up\nHINT: make lab-up")
 
 _ssh = ssh(user=_lab.user, key=str(_lab.key_file), known_hosts=str(_lab.known_hosts_file))
+# Variables of its own: a password of production that is exported is not for the lab.
 _password = f"cat {_lab.password_file}"
 
 
@@ -45,9 +46,9 @@ authority = CertificateAuthority(directory=str(_lab.directory / "ca"), organizat
 
 server = PemServer(
     hosts=_hosts("pem_server"),
-    admin_password=secret("PEM_ADMIN_PASSWORD", command=_password),
+    admin_password=secret("LAB_ADMIN_PASSWORD", command=_password),
     installation=PemInstallation(
-        superuser_password=secret("PEM_SUPERUSER_PASSWORD", command=_password),
+        superuser_password=secret("LAB_SUPERUSER_PASSWORD", command=_password),
         network=_lab.network,
     ),
 )

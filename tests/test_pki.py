@@ -10,13 +10,12 @@ from ipaddress import ip_address
 import pytest
 
 from fleet.hosts import CertificateAuthority
+from fleet.keystore import PkiError
 from fleet.pki import (
     Leaf,
-    PkiError,
     authorities_missing,
     authority_file,
     certificate_file,
-    days_left,
     issue,
     key_file,
     make_authorities,

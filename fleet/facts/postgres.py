@@ -14,7 +14,7 @@ from typing_extensions import override
 class Server(TypedDict):
     """Where a server keeps its files, absolute, and what it has not read yet.
 
-    unread: files that changed after the server last read its configuration.
+    unread: files that changed after the server last read its configuration, or in that second.
     pending_restart: settings that wait for a restart.
     """
 
@@ -44,7 +44,8 @@ WITH said(name, path) AS (
 SELECT (SELECT jsonb_object_agg(name, path) FROM said) || jsonb_build_object(
     'version_number', current_setting('server_version_num')::int,
     'unread', (SELECT coalesce(jsonb_agg(path ORDER BY path), '[]') FROM watched
-               WHERE (pg_stat_file(path, true)).modification > pg_conf_load_time()),
+               WHERE (pg_stat_file(path, true)).modification
+                     >= date_trunc('second', pg_conf_load_time())),
     'pending_restart', (SELECT coalesce(jsonb_agg(name ORDER BY name), '[]') FROM pg_settings
                         WHERE pending_restart))
 """

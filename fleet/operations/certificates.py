@@ -7,13 +7,30 @@ from pyinfra.api import FunctionCommand, Host, State, operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.hosts import CertificateAuthority
+from fleet.keystore import PkiError
 from fleet.operations.messages import fail
-from fleet.pki import Leaf, PkiError, authorities_missing, issue, make_authorities, why_issue
+from fleet.pki import (
+    Leaf,
+    authorities_missing,
+    check_authorities,
+    issue,
+    make_authorities,
+    why_issue,
+)
 
 
 @operation()
 def authorities(settings: CertificateAuthority) -> Generator[PyinfraCommand, None, None]:
-    """Make the server CA and the client CA, where they are not there yet."""
+    """Make the server CA and the client CA, where they are not there yet; check those that are.
+
+    One that ends before long is told in a line of every run.
+    """
+    try:
+        for warning in check_authorities(settings):
+            logger.warning(warning)
+    except PkiError as error:
+        yield fail(str(error))
+        return
     if not authorities_missing(settings):
         host.noop(f"the authorities are in {settings.path}")
         return

@@ -12,12 +12,13 @@ from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
-from fleet.facts.files import FileBytes, FileState, FileStates
+from fleet.facts.files import FileState, FileStates
 from fleet.operations.messages import fail
-from fleet.parts import with_block
 
 # A file is written under this ending first, checked there, and renamed.
 CANDIDATE = ".pem-fleet-new"
+# The file as it was, while a replaced one is on trial.
+UNDO = ".pem-fleet-old"
 BACKUP = ".before-pem-fleet"
 # Every file of ours that could be taken for somebody else's says so in its first lines.
 SIGNATURE = "pem-fleet"
@@ -71,18 +72,6 @@ def put(files: tuple[File, ...], check: str = "") -> Generator[PyinfraCommand, N
     yield _script(_replace(files, texts, check))
 
 
-@operation()
-def block(
-    path: str, lines: tuple[str, ...], first: bool = False
-) -> Generator[PyinfraCommand, None, None]:
-    """Our marked lines in a file that somebody else owns; the rest stays byte for byte."""
-    text = host.get_fact(FileBytes, path=path)
-    if text is None:
-        yield fail(f"{path} is not there")
-        return
-    yield from change(path, text, with_block(text, lines, first=first))
-
-
 def change(
     path: str, old: bytes, new: bytes, check: str = "", undo_check: str = ""
 ) -> Generator[PyinfraCommand, None, None]:
@@ -101,7 +90,7 @@ def change(
         "cp -p", QuoteString(path), candidate, "&& base64 -d >", candidate, _stdin=_encoded(new)
     )
     q = shlex.quote
-    file, kept, undo = q(path), q(path + BACKUP), q(path + ".pem-fleet-old")
+    file, kept, undo = q(path), q(path + BACKUP), q(path + UNDO)
     changed = q(f"{path} was changed by somebody else just now; run again")
     script = [
         *_start([path], {path: new}),
@@ -109,13 +98,15 @@ def change(
         check,
         f"[ -e {kept} ] || cp -p {file} {kept}",
         f"cp -p {file} {undo}",
-        f"mv -f {q(path + CANDIDATE)} {file}",
+        # What a link points to is replaced, not the link.
+        f"real=$(readlink -f {file})",
+        f'mv -f {q(path + CANDIDATE)} "$real"',
     ]
     if undo_check:
         script += [
             f"wrong=$({undo_check}) || wrong=${{wrong:-the check itself failed}}",
             'if [ -n "$wrong" ]; then',
-            f"    mv -f {undo} {file}",
+            f'    mv -f {undo} "$real"',
             f'    die "{path} would be wrong, the old file is back: $wrong"',
             "fi",
         ]
@@ -174,6 +165,8 @@ def _start(paths: list[str], texts: dict[str, bytes]) -> list[str]:
     return [
         "set -eu",
         "export LC_ALL=C",
+        # Where the operator's home is closed, psql would complain about it.
+        "cd /",
         'die() { echo "$1" >&2; exit 1; }',
         f"trap {shlex.quote(f'rm -f {candidates}')} EXIT",
         *(

@@ -57,6 +57,21 @@ def configured(server: PemServer, place: Postgres) -> Generator[PyinfraCommand, 
 
 
 @operation()
+def ours_to_register(server: PemServer) -> Generator[PyinfraCommand, None, None]:
+    """Stop before anything is touched on a host whose agent is registered in another way."""
+    text = (host.get_fact(FileBytes, path=PEM_AGENT_CONFIG) or b"").decode()
+    agent_id, user = ini_value(text, SECTION, "agent_id"), ini_value(text, SECTION, "agent_user")
+    if agent_id is None or user == server.agent_user:
+        host.noop("not registered yet" if agent_id is None else f"registered as {user}")
+        return
+    yield fail(
+        f"{PEM_AGENT_CONFIG}: agent {agent_id} is registered as {user or f'agent{agent_id}'},"
+        f" the inventory wants {server.agent_user}; nothing on this host was changed"
+        f"\nHINT: {PEM_WORKER} --unregister-agent, then run again"
+    )
+
+
+@operation()
 def registered(
     fleet: Fleet, poolers: tuple[str, ...], certificate: str, key: str
 ) -> Generator[PyinfraCommand, None, None]:
@@ -68,16 +83,8 @@ def registered(
     server = fleet.pem_server
     text = (host.get_fact(FileBytes, path=PEM_AGENT_CONFIG) or b"").decode()
     agent_id = ini_value(text, SECTION, "agent_id")
-    user = ini_value(text, SECTION, "agent_user")
-    if agent_id is not None and user == server.agent_user:
-        host.noop(f"registered as agent {agent_id}")
-        return
     if agent_id is not None:
-        yield fail(
-            f"{PEM_AGENT_CONFIG}: agent {agent_id} is registered as {user or f'agent{agent_id}'},"
-            f" the inventory wants {server.agent_user}; its registration is left as it is"
-            f"\nHINT: {PEM_WORKER} --unregister-agent, then run again"
-        )
+        host.noop(f"registered as agent {agent_id}")
         return
     port = str(fleet.pgbouncer.listen_port)
     arguments = [

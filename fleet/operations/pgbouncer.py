@@ -1,15 +1,16 @@
 """PgBouncer: prove a configuration before it replaces the running one, and see that it runs."""
 
 import shlex
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from pyinfra import host
+from pyinfra import state as pyinfra_state
 from pyinfra.api import StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
-from fleet import ROOT
 from fleet.facts.pgbouncer import PgBouncerConfig
 from fleet.facts.services import Service
+from fleet.render import script
 
 # How long the service may take to run on new files.
 TAKE_OVER_SECONDS = 15
@@ -20,9 +21,7 @@ def proof(**values: str) -> str:
 
     The values are the variables that files/prove-pgbouncer.sh wants, named and explained there.
     """
-    script = (ROOT / "files" / "prove-pgbouncer.sh").read_text()
-    settings = "\n".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
-    return f"(\n{settings}\n{script}\n)"
+    return f"(\n{script('prove-pgbouncer.sh', values)})"
 
 
 @operation()
@@ -33,13 +32,18 @@ def runs_as_written(
     port: int,
     settings: dict[str, str],
     open_files: int,
+    rewritten: Callable[[], bool],
 ) -> Generator[PyinfraCommand, None, None]:
     """Reload PgBouncer when what runs differs from what is written.
 
     user: the service's OS user, whom the console lets in by the socket in `directory`.
     settings: of the written ini, as SHOW CONFIG names them. `auth_query` ends with the fingerprint
-    of all files, so it tells whether certificates and HBA rules were read, which no SHOW does.
-    A restart only where RELOAD cannot do it: another address, port or socket.
+    of all files: it tells that PgBouncer read its settings after the last of them was written,
+    which no SHOW tells of certificates and HBA rules.
+    A restart only where RELOAD cannot do it: another address, port or socket, or a console that
+    does not answer where it should.
+    rewritten: whether this run put files back that the fingerprint cannot tell apart: somebody
+        had edited them by hand, and perhaps reloaded.
     open_files: the soft limit that the process must have at least.
     """
     running = host.get_fact(
@@ -52,13 +56,14 @@ def runs_as_written(
         if name not in running or running[name]["value"] != value
     ]
     short = state["active"] and state["open_files"] < open_files
-    if state["active"] and not differing and not short:
+    restored = pyinfra_state.is_executing and rewritten()
+    if state["active"] and not differing and not short and not restored:
         host.noop(f"{unit} runs as written")
         return
     frozen = [name for name in differing if name in running and not running[name]["reloadable"]]
     verb = "reload" if running and not frozen else "restart"
     unit, socket = shlex.quote(unit), shlex.quote(directory)
-    script = f"""\
+    shell = f"""\
 verb={verb}
 {_raise_limit(unit, open_files) if short else ""}
 systemctl $verb {unit} || exit
@@ -71,7 +76,7 @@ echo "PgBouncer does not run on the new configuration {TAKE_OVER_SECONDS} s afte
 echo "HINT: journalctl -u {unit} -n 50" >&2
 exit 1
 """
-    yield StringCommand("sh -s", _stdin=script)
+    yield StringCommand("sh -s", _stdin=shell)
 
 
 def _raise_limit(unit: str, open_files: int) -> str:

@@ -1,13 +1,12 @@
 """Postgres through psql, SQL by standard input. Called as the server's OS user (`_sudo_user`)."""
 
 import base64
-import shlex
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
-from pyinfra import host
+from pyinfra import host, logger
 from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
@@ -20,9 +19,12 @@ from fleet.facts.postgres import (
     literal,
     psql,
 )
-from fleet.operations.files import change
+from fleet.keystore import PkiError
+from fleet.operations.files import UNDO, change
 from fleet.operations.messages import fail
 from fleet.parts import with_block
+from fleet.pki import bundle_lines
+from fleet.render import script
 from fleet.scram import verifier
 
 # A reload is a signal to the server; this long it may take to act on it.
@@ -79,8 +81,17 @@ def password(
         yield fail(f"password of {role}: {error}\nHINT: openssl rand -hex 24")
         return
     yield StringCommand(
-        *psql(port, "postgres"), "-f -", _stdin=f'ALTER ROLE "{role}" PASSWORD {literal(wanted)};'
+        *psql(port, "postgres"),
+        "-f - >/dev/null",
+        _stdin=f'{_UNLOGGED}ALTER ROLE "{role}" PASSWORD {literal(wanted)};',
     )
+
+
+# The verifier is not for the server's log either, whatever that records.
+_UNLOGGED = (
+    "SET log_statement = 'none'; SET log_min_duration_statement = -1;"
+    " SET log_min_error_statement = 'panic';\n"
+)
 
 
 def _has_password(role: str, password: SecretStr, public: str, port: int) -> bool:
@@ -95,7 +106,7 @@ def _has_password(role: str, password: SecretStr, public: str, port: int) -> boo
         StringCommand(*psql(port, "postgres"), "-f -"),
         print_output=False,
         print_input=False,
-        _stdin=f"SELECT rolpassword = {literal(same)} FROM pg_authid"
+        _stdin=f"{_UNLOGGED}SELECT rolpassword = {literal(same)} FROM pg_authid"
         f" WHERE rolname = {literal(role)};",
         **arguments,
     )
@@ -142,28 +153,32 @@ def bundle_block(
 ) -> Generator[PyinfraCommand, None, None]:
     """Our certificate or revocation list in a bundle of the server's, PEM's own beside it.
 
-    setting: ssl_ca_file or ssl_crl_file. A server that has none of the kind needs none of ours.
+    setting: ssl_ca_file or ssl_crl_file. A server without a revocation list needs none of ours;
+    with one, it refuses clients of every CA that has none in it.
     certificates: a file on the operator's machine.
     """
-    if not certificates.exists():
-        yield fail(f"{certificates} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
+    try:
+        lines = bundle_lines(certificates)
+    except PkiError as error:
+        yield fail(str(error))
         return
-    lines = tuple(certificates.read_text().splitlines())
     server = host.get_fact(PostgresServer, port=port)
     if server is None:
         yield _answer(port)
         return
     path = _path(server, setting)
-    if not path:
-        host.noop(f"{setting} is not set")
+    if not path and setting == "ssl_crl_file":
+        host.noop("the server keeps no revocation list, so it wants none")
         return
-    text = host.get_fact(FileBytes, path=path)
+    text = host.get_fact(FileBytes, path=path) if path else None
     if text is None:
-        yield fail(f"{path}, the server's {setting}, is not there\nHINT: ls -l {path}")
+        yield fail(
+            f"{setting} of the server is {path or 'not set'!s}, and no such file is there:"
+            " no client certificate can be trusted"
+            "\nHINT: configure PEM first, /usr/edb/pem/bin/configure-pem-server.sh"
+        )
         return
-    kind = "crl" if setting == "ssl_crl_file" else "x509"
-    check = f"openssl {kind} -noout -in {shlex.quote(path)}.pem-fleet-new"
-    yield from change(path, text, with_block(text, lines, first=False), check=check)
+    yield from change(path, text, with_block(text, lines, first=False))
 
 
 @operation()
@@ -176,26 +191,23 @@ def reload(port: int = 5432) -> Generator[PyinfraCommand, None, None]:
     if server is None:
         yield _answer(port)
         return
+    if server["pending_restart"]:
+        logger.warning(
+            f"{host.print_prefix}waits for a restart of Postgres, which is yours to choose:"
+            f" {', '.join(server['pending_restart'])}"
+        )
     if not server["unread"]:
         host.noop("the server has read all its files")
         return
-    ask = "psql -XAtq -v ON_ERROR_STOP=1 -p " + str(port) + " -d postgres -c "
-    script = f"""\
-set -eu
-wrong=$({ask} "{_file_errors("pg_hba_file_rules", server)}")
-[ -z "$wrong" ] || {{ echo "{server["hba_file"]}: $wrong" >&2; exit 1; }}
-wrong=$({ask} "{_file_errors("pg_ident_file_mappings", server)}")
-[ -z "$wrong" ] || {{ echo "{server["ident_file"]}: $wrong" >&2; exit 1; }}
-since=$({ask} "SELECT clock_timestamp()")
-{ask} "SELECT pg_reload_conf()" >/dev/null
-for try in $(seq {RELOAD_DEADLINE_SECONDS * 10}); do
-    [ "$({ask} "SELECT pg_conf_load_time() >= '$since'")" = t ] && exit 0
-    sleep 0.1
-done
-echo "Postgres did not read its files within {RELOAD_DEADLINE_SECONDS} s of the reload" >&2
-exit 1
-"""
-    yield StringCommand("sh -s", _stdin=script)
+    values = {
+        "port": str(port),
+        "deadline_seconds": str(RELOAD_DEADLINE_SECONDS),
+        "hba_file": server["hba_file"],
+        "hba_errors": _file_errors("pg_hba_file_rules", server),
+        "ident_file": server["ident_file"],
+        "ident_errors": _file_errors("pg_ident_file_mappings", server),
+    }
+    yield StringCommand("sh -s", _stdin=script("reload-postgres.sh", values))
 
 
 def _checked_block(
@@ -207,11 +219,18 @@ def _checked_block(
         return
     path = _path(server, setting)
     text = host.get_fact(FileBytes, path=path)
+    on_trial = host.get_fact(FileBytes, path=path + UNDO)
+    if on_trial is not None:
+        # A run was cut off while the replaced file was on trial: begin again with the old one.
+        yield StringCommand(
+            "mv -f", QuoteString(path + UNDO), '"$(readlink -f', QuoteString(path), ')"'
+        )
+        text = on_trial
     if text is None:
         yield fail(f"{path}, the server's {setting}, cannot be read")
         return
     errors = _file_errors(view, server)
-    check = f'psql -XAtq -v ON_ERROR_STOP=1 -p {port} -d postgres -c "{errors}" 2>&1'
+    check = f'psql -XAtq -v ON_ERROR_STOP=1 -p {port} -d postgres -c "{errors}"'
     yield from change(path, text, with_block(text, lines, first=first), undo_check=check)
 
 
