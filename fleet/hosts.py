@@ -171,6 +171,7 @@ OWNED_SETTINGS = frozenset(
         *("auth_user", "client_tls_ca_file", "client_tls_cert_file", "client_tls_key_file"),
         *("client_tls_sslmode", "ignore_startup_parameters", "listen_addr", "listen_port"),
         *("logfile", "max_client_conn", "pidfile", "pool_mode", "server_idle_timeout"),
+        *("server_login_retry",),
         *("server_tls_ca_file", "server_tls_cert_file", "server_tls_key_file"),
         *("server_tls_sslmode", "unix_socket_dir", "user"),
     )

@@ -98,7 +98,7 @@ def check_authorities(settings: CertificateAuthority, now: datetime | None = Non
     now, ending = now or datetime.now(UTC), []
     for kind in KINDS:
         if authority_file(settings, kind).exists():
-            certificate, _ = _authority(settings, kind)
+            certificate, _ = _authority(settings, kind, now)
             left = (certificate.not_valid_after_utc - now).days
             if left <= settings.leaf_days:
                 ending.append(
@@ -158,7 +158,8 @@ def issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = Non
 
     Raises PkiError when the authority is missing or unfit, or its key is kept elsewhere.
     """
-    ca_certificate, ca_key = _authority(settings, leaf.kind)
+    now = now or datetime.now(UTC)
+    ca_certificate, ca_key = _authority(settings, leaf.kind, now)
     if ca_key is None:
         raise PkiError(
             f"{authority_file(settings, leaf.kind, 'key')} is not there, so"
@@ -166,7 +167,6 @@ def issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = Non
             " there, or this certificate and its key"
         )
     key = _new_key(settings)
-    now = now or datetime.now(UTC)
     ends = min(now + timedelta(days=settings.leaf_days), ca_certificate.not_valid_after_utc)
     builder = (
         x509.CertificateBuilder()
@@ -203,7 +203,7 @@ def bundle_lines(path: Path) -> tuple[str, ...]:
 
 
 def _authority(
-    settings: CertificateAuthority, kind: Kind
+    settings: CertificateAuthority, kind: Kind, now: datetime
 ) -> tuple[x509.Certificate, CertificateIssuerPrivateKeyTypes | None]:
     """An authority's certificate and key (None when its owner keeps it elsewhere), checked."""
     path = authority_file(settings, kind)
@@ -218,7 +218,7 @@ def _authority(
             f"{path} is an intermediate CA; OpenSSL trusts a chain by its self-signed root only"
             f"\nHINT: openssl req -x509 -new -key {authority_file(settings, kind, 'key')} …"
         )
-    if certificate.not_valid_after_utc < datetime.now(UTC):
+    if certificate.not_valid_after_utc < now:
         raise PkiError(
             f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
             "\nHINT: move it and its key away and run deploys/ca.py; every leaf is issued again"
@@ -264,7 +264,8 @@ def _make_revocation_list(settings: CertificateAuthority) -> None:
     The list is handed out by deploys, nobody fetches it: it is valid as long as the CA, since an
     expired one would lock every pooler out, and a revocation counts once it is deployed.
     """
-    certificate, key = _authority(settings, "client")
+    now = datetime.now(UTC)
+    certificate, key = _authority(settings, "client", now)
     if key is None:
         raise PkiError(
             f"{authority_file(settings, 'client', 'crl')} is missing, and so is the key to sign it"
@@ -273,7 +274,7 @@ def _make_revocation_list(settings: CertificateAuthority) -> None:
     revocations = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(certificate.subject)
-        .last_update(datetime.now(UTC) - _BACKDATE)
+        .last_update(now - _BACKDATE)
         .next_update(certificate.not_valid_after_utc)
         .add_extension(x509.CRLNumber(1), critical=False)
         .add_extension(_issuer_identifier(certificate), critical=False)

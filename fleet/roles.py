@@ -27,7 +27,7 @@ class Role(BaseModel):
                 super().__init__(**settings)
             except ValidationError as error:
                 for details in error.errors():
-                    if not _told_by_a_part(details):
+                    if not _told_by_a_part(details, error.errors()):
                         note(_mistake(type(self), details))
             except (AttributeError, TypeError):
                 # A cross-check stumbled over a part that is wrong itself, and is noted already.
@@ -56,10 +56,16 @@ def _keep_as_written(role: Role, settings: dict[str, object]) -> None:
     object.__setattr__(role, "__pydantic_private__", None)
 
 
-def _told_by_a_part(details: ErrorDetails) -> bool:
-    """True for a cross-check of another role in this one: its mistake is told where it was made."""
-    is_check = details["type"] == "value_error" and bool(details["loc"])
-    return is_check and isinstance(details["input"], Role)
+def _told_by_a_part(details: ErrorDetails, found: list[ErrorDetails]) -> bool:
+    """True for what follows from a mistake that is told where it was made.
+
+    It is a cross-check of another role in this one, or a tuple that pydantic calls too short
+    because it leaves out an item that is wrong itself.
+    """
+    loc, kind = details["loc"], details["type"]
+    if kind == "too_short":
+        return any(one["loc"][:-1] == loc for one in found)
+    return kind == "value_error" and bool(loc) and isinstance(details["input"], Role)
 
 
 def _mistake(role: type[Role], details: ErrorDetails) -> Mistake:

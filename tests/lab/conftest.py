@@ -21,6 +21,7 @@ from fleet.leaves import agent_leaf
 from fleet.pki import authority_file, certificate_file, key_file
 
 INVENTORY = "inventories/lab.py"
+PYINFRA = str(Path(sys.executable).with_name("pyinfra"))
 
 
 class Lab:
@@ -101,6 +102,18 @@ class Lab:
             "sslkey": str(key_file(authority, leaf)),
         }
 
+    def feed(self, name: str, script: str, secret: str) -> subprocess.CompletedProcess[str]:
+        """A shell script on a host, as root, with a secret on its standard input."""
+        command = ["ssh", name, "--", "sudo", "sh", "-c", script]
+        return subprocess.run(
+            [sys.executable, "-m", "lab", *command],
+            cwd=ROOT,
+            input=secret + "\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def command(self, *arguments: str) -> None:
         """A command of the lab, such as `kill bouncer1`."""
         subprocess.run([sys.executable, "-m", "lab", *arguments], cwd=ROOT, check=True)
@@ -122,6 +135,27 @@ class Lab:
         )
         ages = dict(row.split("|") for row in rows.splitlines())
         return {host.name: float(ages[host.name]) for host in self.fleet.agent.hosts}
+
+    def all_beat_since(self, started: float) -> bool:
+        """Whether every agent beat after a moment of time.monotonic()."""
+        return max(self.heartbeat_ages().values()) < time.monotonic() - started
+
+    def serves(self, pooler: str) -> bool:
+        """Whether a pooler takes an agent through to the database."""
+        try:
+            with self.as_agent(pooler) as connection:
+                return connection.execute("SELECT 1").fetchone() == (1,)
+        except psycopg.OperationalError:
+            return False
+
+    def connect_times(self, pooler: str) -> set[tuple[str, str]]:
+        """The agents that are clients of a pooler, and since when."""
+        agents = {host.address for host in self.fleet.agent.hosts}
+        return {
+            (row["addr"], row["connect_time"])
+            for row in self.ask(pooler, "SHOW CLIENTS")
+            if row["addr"] in agents
+        }
 
 
 def within(seconds: float, claim: str, holds: Callable[[], bool]) -> float:
@@ -149,6 +183,41 @@ def pyinfra(
         check=False,
         timeout=300,
     )
+
+
+def raw_pyinfra(
+    deploy: str, *options: str, inventory: str = INVENTORY
+) -> subprocess.CompletedProcess[str]:
+    """pyinfra itself, its output kept."""
+    return subprocess.run(
+        [PYINFRA, inventory, deploy, *options],
+        cwd=ROOT,
+        env={**os.environ, "PYINFRA_PROGRESS": "off"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def killed_at(inventory: str, deploy: str, limit: str, step: str) -> None:
+    """Run pyinfra and kill it, without notice, when it says that it begins a step."""
+    with subprocess.Popen(
+        [PYINFRA, inventory, deploy, "-y", "--limit", limit],
+        cwd=ROOT,
+        env={**os.environ, "PYINFRA_PROGRESS": "off"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        for line in run.stderr or ():
+            if step in line:
+                run.kill()
+                return
+    pytest.fail(f"{deploy} never came to the step {step!r}")
 
 
 @pytest.fixture(scope="session")

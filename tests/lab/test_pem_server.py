@@ -96,7 +96,7 @@ def test_files_that_were_written_but_not_read_are_read_by_the_next_run(lab: Lab)
 
     healed = pyinfra("deploy", "deploys/pem_server.py", limit="pem_server")
     assert healed.returncode == 0, healed.stdout
-    assert "1 of 17 steps changed something" in healed.stdout
+    assert "1 of 18 steps changed something" in healed.stdout, healed.stdout
     assert lab.sql(f"SELECT modification <= pg_conf_load_time() FROM pg_stat_file('{path}')") == "t"
     with lab.as_agent("bouncer1") as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
