@@ -21,7 +21,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture
 def authority(tmp_path):
-    """A CA directory whose files are fixed texts, so that what is made of them stays the same."""
+    """A CA directory whose files are fixed, so that what is made of them stays the same."""
     return sample_authority(tmp_path / "ca")
 
 
@@ -33,12 +33,12 @@ def fleet(authority):
 
 @pytest.fixture
 def plan(fleet, monkeypatch):
-    """plan(deploy, host, facts): see tests/planning.py."""
+    """plan(deploy, host, facts): see tests/planning.py. of: another fleet than the usual one."""
     # fleet.observe remembers a host's answers for the length of a run; each test is one.
     monkeypatch.setattr("fleet.observe._answer", (0.0, {}))
     monkeypatch.setattr("fleet.observe._families", {})
 
-    def plan(deploy, host, facts, /, **arguments):
-        return make_plan(fleet, deploy, host, facts, **arguments)
+    def plan(deploy, host, facts, /, of=fleet, **arguments):
+        return make_plan(of, deploy, host, facts, **arguments)
 
     return plan

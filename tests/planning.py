@@ -29,10 +29,14 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """The commands of each step, by the steps' names in their order."""
+    """The commands of each step, by the steps' names in their order.
+
+    asked: the standard input of each command that was run while planning.
+    """
 
     host: object
     state: object
+    asked: list[str]
     steps: dict[str, list]
 
     @property
@@ -78,12 +82,12 @@ class Plan:
         ]
 
 
-def make_plan(fleet, deploy, host, facts, /, answers=None, **arguments):
+def make_plan(fleet, deploy, host, facts, /, answers=None, executing=False, **arguments):
     """The plan of `deploy`: a file's name ("deploys/agent.py"), or an operation and its arguments.
 
     host: a name in the fleet. facts: {fact: value}, or a function of the fact's arguments; a fact
     that is not there has its default. answers: what a command that is run while planning prints,
-    {part of the command: text}.
+    {part of the command: text}. executing: as in the run itself, not in the plan before it.
     """
     groups = {role: fleet.group(role) for role in ("pem_server", "pgbouncer", "agent")}
     quick = {"fake_delay": 0, "fake_delay_jitter": 0, "fake_responses": answers or {}}
@@ -100,16 +104,19 @@ def make_plan(fleet, deploy, host, facts, /, answers=None, **arguments):
     state = State(inventory, Config())
     connect_all(state)
     target = inventory.get_host(host)
+    asked = _note_inputs(target.connector)
     if isinstance(deploy, str):
         add_deploy(
             state, lambda: runpy.run_path(str(ROOT / deploy), run_name="__main__"), host=target
         )
     else:
         add_deploy(state, deploy, host=target, **arguments)
+    state.is_executing = executing
     with ctx_state.use(state), ctx_host.use(target):
         return Plan(
             target,
             state,
+            asked,
             {
                 " | ".join(sorted(state.get_op_meta(step).names)): list(
                     state.get_op_data_for_host(target, step).command_generator()
@@ -117,6 +124,18 @@ def make_plan(fleet, deploy, host, facts, /, answers=None, **arguments):
                 for step in state.get_op_order()
             },
         )
+
+
+def _note_inputs(connector):
+    """The list that gets the standard input of each command, which @fake itself forgets."""
+    inputs, answer = [], connector.run_shell_command
+
+    def note(command, **arguments):
+        inputs.append(arguments.get("_stdin", ""))
+        return answer(command, **arguments)
+
+    connector.run_shell_command = note
+    return inputs
 
 
 def _said(facts, fact, *rest, **given):

@@ -1,8 +1,11 @@
 """A fleet, and what hosts of both OS families say of themselves, for tests without hosts."""
 
+import shutil
+
 from pydantic import SecretStr
 from pyinfra.facts.server import LinuxDistribution
 
+from fleet import ROOT
 from fleet.facts.files import FileBytes
 from fleet.facts.packages import MissingPackages
 from fleet.facts.pem import RegisteredAgents
@@ -32,10 +35,8 @@ PEM_IDENT = b"# MAPNAME  SYSTEM-USERNAME  PG-USERNAME\n"
 
 
 def sample_authority(directory):
-    """Settings of a CA directory whose authorities are plain words, the same in every run."""
-    directory.mkdir()
-    for name in ("server-ca.crt", "client-ca.crt", "client-ca.crl"):
-        (directory / name).write_text(f"these are the bytes of {name}\n")
+    """Settings of a CA directory: certificates of 100 years without keys, the same in every run."""
+    shutil.copytree(ROOT / "tests" / "authority", directory)
     return CertificateAuthority(directory=str(directory), organization="Example")
 
 

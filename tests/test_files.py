@@ -7,12 +7,16 @@ import grp
 import os
 import pwd
 import subprocess
+from pathlib import Path
 
 import pytest
 from pyinfra.api import operation as as_operation
 
 from fleet.facts.files import FileBytes, FileStates
-from fleet.operations import files
+from fleet.facts.postgres import PostgresServer
+from fleet.operations import files, postgres
+from fleet.parts import with_block
+from tests.samples import DEBIAN_13
 
 USER = pwd.getpwuid(os.getuid()).pw_name
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -122,8 +126,16 @@ def test_a_file_of_somebody_else_is_kept_beside_ours_once(plan, host, there, kep
 OTHERS = b"# theirs\r\n\xe9\n"
 
 
+@as_operation()
+def edit(path, old, new, check="", undo_check=""):
+    """The change that edits of others' files share, as a step of its own."""
+    yield from files.change(path, old, new, check=check, undo_check=undo_check)
+
+
 def block(plan, path, lines=("ours",)):
-    return plan(files.block, "app1", {FileBytes: path.read_bytes()}, path=str(path), lines=lines)
+    old = path.read_bytes()
+    new = with_block(old, lines, first=False)
+    return plan(edit, "app1", {}, path=str(path), old=old, new=new)
 
 
 @pytest.fixture
@@ -152,29 +164,63 @@ def test_a_file_that_changed_since_it_was_read_is_not_touched(plan, theirs):
     assert folder(theirs.parent) == {theirs.name: b"somebody was faster\n"}
 
 
-@as_operation()
-def replace(path, new, check="", undo_check=""):
-    """The change that edits of others' files share, as a step of its own."""
-    yield from files.change(path, OTHERS, new, check=check, undo_check=undo_check)
+def replace(plan, path, new, **checks):
+    return plan(edit, "app1", {}, path=str(path), old=OTHERS, new=new, **checks)
+
+
+@pytest.fixture
+def linked(theirs):
+    """A link elsewhere that points to the file, as some keep their configuration."""
+    link = theirs.parent.parent / "linked.conf"
+    link.symlink_to(theirs)
+    return link
+
+
+@pytest.mark.parametrize(
+    ("undo_check", "left"), [("true", b"new"), ("echo wrong", OTHERS)], ids=["right", "wrong"]
+)
+def test_a_link_stays_a_link_and_the_file_it_points_to_is_replaced(
+    plan, theirs, linked, undo_check, left
+):
+    run(replace(plan, linked, b"new", undo_check=undo_check))
+    assert linked.readlink() == theirs
+    assert theirs.read_bytes() == left
+    assert theirs.stat().st_mode & 0o777 == 0o604
+
+
+@pytest.mark.parametrize("through", ["file", "link"])
+def test_rules_that_a_cut_off_run_left_on_trial_are_taken_back(plan, theirs, linked, through):
+    path = {"file": theirs, "link": linked}[through]
+    good = with_block(OTHERS, ("ours",), first=True)
+    theirs.write_bytes(b"on trial\n")
+    path.with_name(path.name + files.UNDO).write_bytes(good)
+    facts = {
+        PostgresServer: DEBIAN_13[PostgresServer] | {"hba_file": str(path)},
+        FileBytes: lambda path: Path(path).read_bytes() if Path(path).exists() else None,
+    }
+    assert run(plan(postgres.hba_block, "pem.example.com", facts, lines=("ours",))) == ""
+    assert theirs.read_bytes() == good
+    assert linked.readlink() == theirs
+    assert plan(postgres.hba_block, "pem.example.com", facts, lines=("ours",)).changing == []
 
 
 @pytest.mark.parametrize(
     ("undo_check", "said"), [("echo line 3", "line 3"), ("false", "the check itself failed")]
 )
 def test_a_file_that_its_reader_finds_wrong_comes_back(plan, theirs, undo_check, said):
-    planned = plan(replace, "app1", {}, path=str(theirs), new=b"wrong", undo_check=undo_check)
+    planned = replace(plan, theirs, b"wrong", undo_check=undo_check)
     assert run(planned) == f"{theirs} would be wrong, the old file is back: {said}\n"
     assert theirs.read_bytes() == OTHERS
     assert theirs.stat().st_mode & 0o777 == 0o604
 
 
 def test_a_file_that_its_reader_finds_right_stays(plan, theirs):
-    planned = plan(replace, "app1", {}, path=str(theirs), new=b"right", undo_check="true")
+    planned = replace(plan, theirs, b"right", undo_check="true")
     assert run(planned) == ""
     assert theirs.read_bytes() == b"right"
 
 
 def test_a_candidate_that_is_refused_leaves_the_file_alone(plan, theirs):
-    planned = plan(replace, "app1", {}, path=str(theirs), new=b"wrong", check="die 'no CRL'")
+    planned = replace(plan, theirs, b"wrong", check="die 'no CRL'")
     assert run(planned) == "no CRL\n"
     assert folder(theirs.parent) == {theirs.name: OTHERS}

@@ -9,8 +9,8 @@ from fleet.heartbeats import heartbeats
 APP1 = "192.0.2.31"
 
 
-def agent(age, name="app1", active=True):
-    return {"id": 7, "name": name, "active": active, "heartbeat_age_seconds": age}
+def agent(age, name="app1", active=True, agent_id=7):
+    return {"id": agent_id, "name": name, "active": active, "heartbeat_age_seconds": age}
 
 
 def client(address=APP1, user="pem_agent_user1", connected_seconds=3600.0):
@@ -107,6 +107,28 @@ def test_an_agent_is_well_when_it_beats_in_time_and_through_a_pooler_only(
 ):
     heartbeat = seen(fleet, agents, clients, backends)
     assert (heartbeat.fresh, heartbeat.sentence()) == (fresh, sentence)
+
+
+def test_an_agent_on_a_poolers_host_is_not_direct_by_the_poolers_own_backends(fleet):
+    agents = fleet.agent.but(hosts=(*fleet.agent.hosts, fleet.pgbouncer.hosts[0]))
+    found = {"agents": [agent(4.2, name="bouncer1")], "backends": ["192.0.2.21"]}
+    clients = {"bouncer1": [client(address="192.0.2.21")]}
+    seen = heartbeats(fleet.but(agent=agents), found, clients)["bouncer1"]
+    assert (seen.direct, seen.fresh) == (False, True)
+
+
+OLD, NEW = 3, 9
+
+
+@pytest.mark.parametrize(
+    ("active", "counts"),
+    [({OLD}, OLD), ({NEW}, NEW), ({OLD, NEW}, NEW), (set(), NEW)],
+    ids=["the old is active", "the new is active", "both are", "neither is"],
+)
+@pytest.mark.parametrize("order", [(OLD, NEW), (NEW, OLD)])
+def test_of_two_rows_with_one_name_the_active_then_the_newest_counts(fleet, order, active, counts):
+    rows = [agent(4.2, agent_id=number, active=number in active) for number in order]
+    assert seen(fleet, rows, ONE_CLIENT).agent_id == counts
 
 
 def test_of_two_poolers_the_younger_connection_counts(fleet):

@@ -111,15 +111,56 @@ WRONG = [
     ),
     pytest.param(
         "hosts=(pem,)", 'hosts=(pem,), vendor="debian"', "server =",
-        "PemServer(vendor): input should be 'distribution', 'pgdg' or 'edb'",
+        "PemServer(vendor): input should be 'distribution' or 'pgdg'",
         "vendor: whose Postgres packages it runs",
         id="an unknown vendor",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, vendor="edb"', "bouncer =",
+        "PgBouncer(vendor): input should be 'distribution' or 'pgdg'",
+        "vendor: whose PgBouncer package it is",
+        id="a vendor whose packages were never seen",
+    ),
+    pytest.param(
+        '"192.0.2.0/28"', '"192.0.2.1/28"', "bouncer =",
+        "PgBouncer(admin_networks.0): 192.0.2.1/28 has host bits set",
+        "admin_networks: from where the admin console may be reached",
+        id="an address where a network belongs, told once",
     ),
     pytest.param(
         "hosts=(pem,)", 'hosts=(pem,), admin_user="Pem-Admin"', "server =",
         "PemServer(admin_user): string should match pattern '^[a-z_][a-z0-9_]*$'",
         "admin_user: registers agents, watches poolers",
         id="a role name that needs quotes",
+    ),
+    pytest.param(
+        "hosts=(pem,)", 'hosts=(pem,), admin_user="pem_one", agent_user="pem_one"', "server =",
+        "PemServer: agent_user (pem_one) is a role with another part to play",
+        "leave agent_user out, or give a role that is for this alone",
+        id="one role for administrators and agents",
+    ),
+    pytest.param(
+        "hosts=(pem,)", 'hosts=(pem,), admin_user="pgbouncer"', "server =",
+        "PemServer: admin_user (pgbouncer) is a role with another part to play",
+        "leave admin_user out, or give a role that is for this alone",
+        id="the pooler's own role for administrators",
+    ),
+    pytest.param(
+        "hosts=(pem,)", 'hosts=(pem,), agent_user="postgres"', "server =",
+        "PemServer: agent_user (postgres) is a role with another part to play",
+        "leave agent_user out, or give a role that is for this alone",
+        id="a superuser for agents",
+    ),
+    pytest.param(
+        "server = PemServer(hosts=(pem,)",
+        "from fleet.hosts import PemInstallation\n"
+        'installation = PemInstallation(superuser_password=secret("PEM_ADMIN_PASSWORD"),'
+        ' superuser="dba")\n'
+        'server = PemServer(hosts=(pem,), installation=installation, admin_user="dba"',
+        "server =",
+        "PemServer: admin_user (dba) is a role with another part to play",
+        "leave admin_user out, or give a role that is for this alone",
+        id="the installation's superuser for administrators",
     ),
     pytest.param(
         "via=bouncer", "via=bouncer.but(pool_size=9)", "fleet =",
@@ -152,6 +193,18 @@ WRONG = [
         "PgBouncer: extra sets auth_type, which the recipe itself decides",
         "use the setting of PgBouncer(…) where there is one, or leave it out",
         id="an extra setting that the recipe owns",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, extra={{"tcp keepidle": "30"}}', "bouncer =",
+        "PgBouncer(extra.tcp keepidle.[key]): string should match pattern '^[a-z][a-z0-9_]*$'",
+        "extra: further settings of pgbouncer.ini's [pgbouncer] section",
+        id="an extra setting with a blank in its name",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, extra={{"verbose": "1\\nauth_type = any"}}', "bouncer =",
+        "PgBouncer(extra.verbose): string should match pattern '^[^\\x00-\\x1f]*$'",
+        "extra: further settings of pgbouncer.ini's [pgbouncer] section",
+        id="an extra setting that smuggles in a second line",
     ),
     pytest.param(
         'name="app1"', 'name="app1", names=("PgBouncer",)', "fleet =",

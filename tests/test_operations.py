@@ -1,6 +1,7 @@
 """Operations do nothing where all is well, and fail one host, in words, where they cannot."""
 
 import base64
+import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from fleet import ROOT
 from fleet.access import role_wishes
 from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.packages import MissingPackages
@@ -15,13 +17,16 @@ from fleet.facts.pem import AgentVerification, RegisteredAgents
 from fleet.facts.pgbouncer import PgBouncerClients, PgBouncerConfig
 from fleet.facts.postgres import PostgresHolds, PostgresPasswordSalt, PostgresServer
 from fleet.facts.services import Service
+from fleet.hosts import CertificateAuthority
 from fleet.operations import certificates, files, packages, pem, pgbouncer, postgres, services
+from fleet.pki import Leaf, authorities_missing, make_authorities
 from fleet.platforms import postgres as postgres_row
 from fleet.scram import verifier
 from tests.samples import ADMIN_PASSWORD, DEBIAN_13, SUPERUSER_PASSWORD
 
 AGENT_CFG = "/usr/edb/pem/agent/etc/agent.cfg"
 SERVER = DEBIAN_13[PostgresServer]
+CLIENT_CA = ROOT / "tests" / "authority" / "client-ca.crt"
 RUNS = {"active": True, "needs_daemon_reload": False, "older_than": [], "open_files": 1024}
 
 
@@ -95,6 +100,22 @@ def running(**changes):
     }
 
 
+def run_as_written(plan, config, service, rewritten=lambda: False):
+    return plan(
+        pgbouncer.runs_as_written,
+        "bouncer1",
+        {PgBouncerConfig: config, Service: RUNS | service},
+        executing=True,
+        unit="pgbouncer", user="postgres", directory="/run/postgresql", port=6432,
+        settings=WRITTEN, open_files=1024, rewritten=rewritten,
+    )  # fmt: skip
+
+
+def verbs(planned):
+    """What systemctl would be told first, for each script."""
+    return [re.search(r"^verb=(\w+)$", text, re.MULTILINE)[1] for text in planned.inputs]
+
+
 @pytest.mark.parametrize(
     ("config", "service", "verb", "raised"),
     [
@@ -109,16 +130,31 @@ def running(**changes):
 def test_a_pooler_is_reloaded_and_restarted_only_where_a_reload_cannot_do_it(
     plan, config, service, verb, raised
 ):
+    planned = run_as_written(plan, config, service)
+    assert verbs(planned) == ([verb] if verb else [])
+    raising = (
+        "prlimit --pid $(systemctl show -p MainPID --value pgbouncer) --nofile=1024:"
+        " 2>/dev/null || verb=restart"
+    )
+    assert [raising in text.splitlines() for text in planned.inputs] == [raised] * bool(verb)
+
+
+def test_a_pooler_is_reloaded_after_its_files_were_put_back_though_they_look_the_same(plan):
+    assert verbs(run_as_written(plan, running(), {}, rewritten=lambda: True)) == ["reload"]
+
+
+def test_a_plan_does_not_ask_whether_files_were_put_back(plan):
+    def not_yet():
+        raise RuntimeError("no step has run")
+
     planned = plan(
         pgbouncer.runs_as_written,
         "bouncer1",
-        {PgBouncerConfig: config, Service: RUNS | service},
+        {PgBouncerConfig: running(), Service: RUNS},
         unit="pgbouncer", user="postgres", directory="/run/postgresql", port=6432,
-        settings=WRITTEN, open_files=1024,
+        settings=WRITTEN, open_files=1024, rewritten=not_yet,
     )  # fmt: skip
-    verbs = [re.search(r"^verb=(\w+)$", text, re.MULTILINE)[1] for text in planned.inputs]
-    assert verbs == ([verb] if verb else [])
-    assert ["--nofile=1024:" in text for text in planned.inputs] == [raised] * len(verbs)
+    assert planned.changing == []
 
 
 # Postgres
@@ -171,12 +207,29 @@ def test_a_role_that_has_its_password_keeps_it(plan):
 )
 def test_a_role_is_given_its_password_as_a_verifier_on_standard_input(plan, salt, same):
     planned = give_password(plan, salt, same)
-    (sql,) = planned.inputs
+    (text,) = planned.inputs
     found = re.fullmatch(
-        r"""ALTER ROLE "pem_admin1" PASSWORD '(SCRAM-SHA-256\$(\d+):(\S+?)\$\S+)';""", sql
+        r"""ALTER ROLE "pem_admin1" PASSWORD '(SCRAM-SHA-256\$(\d+):(\S+?)\$\S+)';""",
+        text.splitlines()[-1],
     )
     assert found[1] == verifier(ADMIN_PASSWORD, base64.b64decode(found[3]), int(found[2]))
-    assert planned.shell == ["psql -XAtq -v ON_ERROR_STOP=1 -p 5432 -d postgres -f -"]
+    assert planned.shell == ["psql -XAtq -v ON_ERROR_STOP=1 -p 5432 -d postgres -f - >/dev/null"]
+
+
+UNLOGGED = [
+    "SET log_statement = 'none'",
+    "SET log_min_duration_statement = -1",
+    "SET log_min_error_statement = 'panic'",
+]
+
+
+def test_the_servers_log_is_off_before_a_verifier_is_told(plan):
+    planned = give_password(plan, f"4096:{SALT}", "f")
+    assert planned.asked
+    for text in (*planned.asked, *planned.inputs):
+        before, verifier_follows, _ = text.partition("SCRAM-SHA-256$")
+        assert verifier_follows
+        assert [one.strip() for one in before.split(";")][:-1] == UNLOGGED
 
 
 def test_asking_for_a_password_shows_neither_it_nor_its_verifier(plan):
@@ -207,11 +260,49 @@ def test_the_server_is_reloaded_only_when_a_file_is_newer_than_what_it_read(plan
     assert len(plan(postgres.reload, "pem.example.com", facts).shell) == changes
 
 
-@pytest.mark.parametrize("block", [postgres.hba_block, postgres.ident_block])
-def test_rules_that_are_there_are_left_alone(plan, block):
-    text = b"# BEGIN pem-fleet\nours\n# END pem-fleet\ntheirs\n"
-    facts = {PostgresServer: SERVER, FileBytes: text}
+@pytest.mark.parametrize("unread", [[], [SERVER["hba_file"]]])
+def test_what_waits_for_a_restart_is_told_and_left_to_the_operator(plan, caplog, unread):
+    waits = {"pending_restart": ["listen_addresses", "port"], "unread": unread}
+    planned = plan(postgres.reload, "pem.example.com", {PostgresServer: SERVER | waits})
+    assert "waits for a restart of Postgres, which is yours to choose: listen_addresses, port" in (
+        caplog.text
+    )
+    assert not [text for text in (*planned.shell, *planned.inputs) if "restart" in text]
+
+
+def test_nothing_is_told_where_nothing_waits_for_a_restart(plan, caplog):
+    plan(postgres.reload, "pem.example.com", {PostgresServer: SERVER})
+    assert "restart" not in caplog.text
+
+
+def files_on_host(**texts):
+    """A host's FileBytes of these paths alone."""
+
+    def text_of(path):
+        return texts.get(path)
+
+    return {PostgresServer: SERVER, FileBytes: text_of}
+
+
+WITH_OURS = b"# BEGIN pem-fleet\nours\n# END pem-fleet\ntheirs\n"
+BLOCKS = [(postgres.hba_block, "hba_file"), (postgres.ident_block, "ident_file")]
+
+
+@pytest.mark.parametrize(("block", "setting"), BLOCKS)
+def test_rules_that_are_there_are_left_alone(plan, block, setting):
+    facts = files_on_host(**{SERVER[setting]: WITH_OURS})
     assert plan(block, "pem.example.com", facts, lines=("ours",)).changing == []
+
+
+@pytest.mark.parametrize(("block", "setting"), BLOCKS)
+def test_rules_that_a_cut_off_run_left_on_trial_are_taken_back_first(plan, block, setting):
+    path = SERVER[setting]
+    facts = files_on_host(**{path: b"on trial\n", f"{path}{files.UNDO}": b"theirs\n"})
+    planned = plan(block, "pem.example.com", facts, lines=("ours",))
+    assert planned.shell[0] == f'mv -f {path}.pem-fleet-old "$(readlink -f {path} )"'
+    assert sorted(planned.files[path].content.split(b"\n")) == sorted(WITH_OURS.split(b"\n"))
+    # The file that is taken back is what the change begins with.
+    assert hashlib.sha256(b"theirs\n").hexdigest() in planned.inputs[-1]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +310,7 @@ def test_rules_that_are_there_are_left_alone(plan, block):
     [
         (postgres.hba_block, {"lines": ("ours",)}),
         (postgres.ident_block, {"lines": ("ours",)}),
-        (postgres.bundle_block, {"setting": "ssl_ca_file", "certificates": Path(__file__)}),
+        (postgres.bundle_block, {"setting": "ssl_ca_file", "certificates": CLIENT_CA}),
         (postgres.reload, {}),
     ],
 )
@@ -242,9 +333,59 @@ def test_a_server_that_checks_no_clients_needs_none_of_our_certificates(plan):
         "pem.example.com",
         {PostgresServer: SERVER | {"ssl_crl_file": ""}},
         setting="ssl_crl_file",
-        certificates=Path(__file__),
+        certificates=CLIENT_CA.with_suffix(".crl"),
     )
     assert planned.changing == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "said"),
+    [
+        ("ssl_ca_file", "", "ssl_ca_file of the server is not set, and no such file is there"),
+        ("ssl_ca_file", "/x.crt", "ssl_ca_file of the server is /x.crt, and no such file is there"),
+        (
+            "ssl_crl_file",
+            "/x.crl",
+            "ssl_crl_file of the server is /x.crl, and no such file is there",
+        ),
+    ],
+    ids=["not set", "not there", "a list that is not there"],
+)
+def test_a_server_that_could_check_no_client_fails_the_host(plan, caplog, setting, path, said):
+    planned = plan(
+        postgres.bundle_block,
+        "pem.example.com",
+        {PostgresServer: SERVER | {setting: path}},
+        setting=setting,
+        certificates=CLIENT_CA.with_suffix(".crt" if setting == "ssl_ca_file" else ".crl"),
+    )
+    said_by_it = fails(planned, caplog)
+    assert said in said_by_it
+    assert "HINT: configure PEM first, /usr/edb/pem/bin/configure-pem-server.sh" in said_by_it
+
+
+def test_a_bundle_that_holds_our_certificate_is_left_alone(plan):
+    ours = CLIENT_CA.read_bytes()
+    text = b"theirs\n# BEGIN pem-fleet\n" + ours + b"# END pem-fleet\n"
+    planned = plan(
+        postgres.bundle_block,
+        "pem.example.com",
+        files_on_host(**{SERVER["ssl_ca_file"]: text}),
+        setting="ssl_ca_file",
+        certificates=CLIENT_CA,
+    )
+    assert planned.changing == []
+
+
+def test_a_file_that_is_no_certificate_gets_into_no_bundle(plan, caplog):
+    planned = plan(
+        postgres.bundle_block,
+        "pem.example.com",
+        files_on_host(**{SERVER["ssl_ca_file"]: b""}),
+        setting="ssl_ca_file",
+        certificates=Path(__file__),
+    )
+    assert f"{__file__} cannot be read as a certificate" in fails(planned, caplog)
 
 
 def test_certificates_that_are_not_made_yet_fail_the_host(plan, caplog, tmp_path):
@@ -309,9 +450,28 @@ def test_a_registered_agent_stays_as_it_is(plan, fleet):
 def test_an_agent_that_is_registered_as_somebody_else_is_not_touched(
     plan, fleet, caplog, line, user
 ):
-    said = fails(register(plan, fleet, b"[PEM/agent]\nagent_id=3\n" + line), caplog)
+    text = b"[PEM/agent]\nagent_id=3\n" + line
+    planned = plan(pem.ours_to_register, "app1", {FileBytes: text}, server=fleet.pem_server)
+    said = fails(planned, caplog)
     assert f"agent 3 is registered as {user}, the inventory wants pem_agent_user1" in said
+    assert "nothing on this host was changed" in said
     assert "HINT: /usr/edb/pem/agent/bin/pemworker --unregister-agent" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, b"[PEM/agent]\npem_host=x\n", b"[PEM/agent]\nagent_id=3\nagent_user=pem_agent_user1\n"],
+    ids=["no agent", "not registered", "registered by us"],
+)
+def test_an_agent_that_is_new_or_ours_may_be_deployed(plan, fleet, text):
+    planned = plan(pem.ours_to_register, "app1", {FileBytes: text}, server=fleet.pem_server)
+    assert planned.changing == []
+
+
+def test_whose_agent_it_is_comes_before_every_change(plan):
+    registered = b"[PEM/agent]\nagent_id=3\nagent_user=agent3\n"
+    planned = plan("deploys/agent.py", "app1", DEBIAN_13 | {FileBytes: registered})
+    assert planned.changing[0] == "Agent | See that it is ours to register"
 
 
 @pytest.mark.parametrize("text", [None, b"", b"[PEM/agent]\npem_host=x\n"])
@@ -380,8 +540,37 @@ def test_an_authority_that_is_there_is_not_made_again(plan, authority):
     assert plan(certificates.authorities, "app1", {}, settings=authority).changing == []
 
 
+def test_an_authority_that_is_missing_is_made(plan, tmp_path):
+    settings = CertificateAuthority(directory=str(tmp_path / "pki"))
+    planned = plan(certificates.authorities, "app1", {}, settings=settings)
+    assert planned.run_functions() == [True]
+    assert authorities_missing(settings) == ()
+
+
+def test_an_authority_that_ends_before_long_is_told_in_every_run(plan, tmp_path, caplog):
+    settings = CertificateAuthority(
+        directory=str(tmp_path / "pki"), authority_days=90, leaf_days=90
+    )
+    make_authorities(settings)
+    assert plan(certificates.authorities, "app1", {}, settings=settings).changing == []
+    for name in ("server-ca.crt", "client-ca.crt"):
+        assert f"{settings.path}/{name} ends in 89 days" in caplog.text
+
+
+def test_leaves_are_issued_with_their_reason_and_then_left_alone(plan, tmp_path, caplog):
+    settings = CertificateAuthority(directory=str(tmp_path / "pki"))
+    make_authorities(settings)
+    leaf = Leaf("client", "pem_agent_user1", "app1")
+    caplog.set_level("INFO")
+    planned = plan(certificates.leaves, "app1", {}, settings=settings, wanted=(leaf,))
+    assert planned.run_functions() == [True]
+    assert "issued clients/pem_agent_user1@app1: not issued yet" in caplog.text
+    planned = plan(certificates.leaves, "app1", {}, settings=settings, wanted=(leaf,))
+    assert planned.changing == []
+
+
 def test_an_authority_that_cannot_be_used_fails_the_host(plan, authority, caplog):
-    (authority.path / "client-ca.crl").unlink()
+    (authority.path / "server-ca.crt").write_text("not PEM\n")
     said = fails(plan(certificates.authorities, "app1", {}, settings=authority), caplog)
     assert f"{authority.path}/server-ca.crt cannot be read as a certificate" in said
     assert f"HINT: openssl x509 -noout -text -in {authority.path}/server-ca.crt" in said

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -15,7 +16,9 @@ from fleet.pki import (
     Leaf,
     authorities_missing,
     authority_file,
+    bundle_lines,
     certificate_file,
+    check_authorities,
     issue,
     key_file,
     make_authorities,
@@ -64,6 +67,13 @@ def extension(text, name):
     """The value of an extension as openssl prints it, '' when it is not there."""
     found = re.search(rf"{name}:( critical)?\s*\n\s*(.*)", text)
     return f"{(found[1] or '').strip()} {found[2].strip()}".strip() if found else ""
+
+
+def ends(path):
+    """When a certificate ends, by openssl."""
+    code, said = openssl("x509", "-noout", "-enddate", "-in", path)
+    assert code == 0, said
+    return datetime.strptime(said.strip(), "notAfter=%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC)
 
 
 @pytest.fixture
@@ -165,8 +175,8 @@ def test_the_revocation_list_is_the_client_authoritys_and_lives_as_long(settings
         "-CAfile", authority_file(settings, "client"), "-in", listed,
     )  # fmt: skip
     assert (code, "verify OK" in said) == (0, True)
-    _, ends = openssl("x509", "-noout", "-enddate", "-in", authority_file(settings, "client"))
-    assert f"nextUpdate={ends.partition('=')[2].strip()}" in said
+    _, until = openssl("x509", "-noout", "-enddate", "-in", authority_file(settings, "client"))
+    assert f"nextUpdate={until.partition('=')[2].strip()}" in said
 
 
 def test_a_client_passes_with_the_revocation_list_checked(settings):
@@ -213,16 +223,15 @@ def test_a_leaf_is_renewed_when_a_third_of_its_life_is_left(settings, days, reas
     make_authorities(settings)
     now = datetime.now(UTC).replace(microsecond=0)
     issue(settings, CLIENT, now=now)
-    later = now + timedelta(days=days)
-    assert days_left(certificate_file(settings, CLIENT), now=later) == 90 - days
-    assert why_issue(settings, CLIENT, now=later) == reason
+    assert ends(certificate_file(settings, CLIENT)) == now + timedelta(days=90)
+    assert why_issue(settings, CLIENT, now=now + timedelta(days=days)) == reason
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        Leaf("server", "bouncer1", "bouncer1", ("bouncer1",), SERVER.addresses),
-        Leaf("server", "bouncer1", "bouncer1", SERVER.dns_names, (ip_address("192.0.2.99"),)),
+        replace(SERVER, dns_names=(*SERVER.dns_names, "pooler.example.com")),
+        replace(SERVER, addresses=(ip_address("192.0.2.99"),)),
     ],
 )
 def test_a_server_is_issued_again_when_its_names_change(settings, changed):
@@ -231,6 +240,89 @@ def test_a_server_is_issued_again_when_its_names_change(settings, changed):
     assert why_issue(settings, changed) == "its names changed"
     issue(settings, changed)
     assert why_issue(settings, changed) == ""
+
+
+def test_a_leaf_is_issued_again_when_it_names_somebody_else(settings):
+    make_authorities(settings)
+    another = replace(CLIENT, common_name="pem_agent_user9")
+    issue(settings, another)
+    for file in (certificate_file, key_file):
+        file(settings, another).rename(file(settings, CLIENT))
+    assert why_issue(settings, CLIENT) == "its common name changed"
+
+
+def test_a_leaf_beside_a_key_that_is_not_its_own_is_issued_again(settings):
+    make_authorities(settings)
+    issue(settings, SERVER)
+    issue(settings, CLIENT)
+    shutil.copy(key_file(settings, SERVER), key_file(settings, CLIENT))
+    assert why_issue(settings, CLIENT) == "its key is another certificate's"
+    issue(settings, CLIENT)
+    assert why_issue(settings, CLIENT) == ""
+
+
+def give(settings, leaf, subject, *extensions):
+    """Put a certificate and its key in a leaf's place that the company's own tools made."""
+    path, ca_path = certificate_file(settings, leaf), authority_file(settings, leaf.kind)
+    path.parent.mkdir(exist_ok=True)
+    options = [word for extension in extensions for word in ("-addext", extension)]
+    code, said = openssl(
+        "req", "-x509", "-config", "/dev/null", "-newkey", "ec", "-nodes",
+        "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "365", "-subj", subject, *options,
+        "-CA", ca_path, "-CAkey", ca_path.with_suffix(".key"),
+        "-keyout", path.with_suffix(".key"), "-out", path,
+    )  # fmt: skip
+    assert code == 0, said
+    path.with_suffix(".key").chmod(0o600)
+
+
+NAMES = "DNS:bouncer1,DNS:bouncer1.example.com,IP:192.0.2.21"
+
+
+@pytest.mark.parametrize(
+    ("leaf", "extensions"),
+    [
+        (SERVER, [f"subjectAltName={NAMES},DNS:db.example.com", "extendedKeyUsage=serverAuth"]),
+        (CLIENT, ["extendedKeyUsage=clientAuth"]),
+    ],
+    ids=["server", "client"],
+)
+def test_a_leaf_that_is_given_may_say_more_than_ours_would(settings, leaf, extensions):
+    make_authorities(settings)
+    give(settings, leaf, f"/O=Company/L=Town/CN={leaf.common_name}", *extensions)
+    assert why_issue(settings, leaf) == ""
+
+
+@pytest.mark.parametrize(
+    ("leaf", "extensions", "reason"),
+    [
+        pytest.param(
+            SERVER, [f"subjectAltName={NAMES}", "extendedKeyUsage=serverAuth,clientAuth"],
+            "its extended key usage is not its purpose alone",
+            id="a server that could log in as a role",
+        ),
+        pytest.param(
+            CLIENT, ["extendedKeyUsage=serverAuth"],
+            "its extended key usage is not its purpose alone",
+            id="a client with a server's purpose",
+        ),
+        pytest.param(
+            CLIENT, [], "its extended key usage is not its purpose alone",
+            id="a client for any purpose",
+        ),
+        pytest.param(
+            CLIENT, ["subjectAltName=DNS:pem_admin1", "extendedKeyUsage=clientAuth"],
+            "its names changed",
+            id="a client with a name that poolers would take for a role",
+        ),
+    ],
+)  # fmt: skip
+def test_a_leaf_that_is_given_and_could_be_misused_is_issued_anew(
+    settings, leaf, extensions, reason
+):
+    make_authorities(settings)
+    give(settings, leaf, f"/O=Company/CN={leaf.common_name}", *extensions)
+    assert why_issue(settings, leaf) == reason
 
 
 @pytest.mark.parametrize("ending", ["crt", "key"])
@@ -257,11 +349,31 @@ def test_no_leaf_outlives_its_authority(settings):
     short = settings.but(authority_days=100, leaf_days=90)
     make_authorities(short)
     issue(short, CLIENT, now=datetime.now(UTC) + timedelta(days=50))
-    ends = [
-        openssl("x509", "-noout", "-enddate", "-in", path)[1]
-        for path in (authority_file(short, "client"), certificate_file(short, CLIENT))
-    ]
-    assert ends[0] == ends[1]
+    assert ends(certificate_file(short, CLIENT)) == ends(authority_file(short, "client"))
+
+
+def test_a_leaf_that_ends_with_its_authority_is_not_issued_again_and_again(settings):
+    short = settings.but(authority_days=100, leaf_days=90)
+    make_authorities(short)
+    now = datetime.now(UTC)
+    issue(short, CLIENT, now=now + timedelta(days=50))
+    for days, reason in ((60, ""), (90, ""), (101, "-2 days left")):
+        assert why_issue(short, CLIENT, now=now + timedelta(days=days)) == reason
+
+
+@pytest.mark.parametrize(("days", "left"), [(0, None), (3558, None), (3559, 90), (3649, 0)])
+def test_an_authority_that_ends_within_a_leafs_life_is_told(settings, days, left):
+    make_authorities(settings)
+    now = datetime.now(UTC) + timedelta(days=days)
+    assert check_authorities(settings, now) == (
+        []
+        if left is None
+        else [
+            f"{authority_file(settings, kind)} ends in {left} days, and every certificate of it"
+            " with it; a new one must reach all hosts before"
+            for kind in ("server", "client")
+        ]
+    )
 
 
 @pytest.fixture
@@ -359,13 +471,82 @@ def test_a_key_with_a_passphrase_is_refused(given):
 
 def test_an_expired_authority_is_refused(given):
     path = authority_file(given, "client")
+    live(given, days=-1)
+    for work in (make_authorities, check_authorities):
+        problem, hint = refusal(work, given)
+        assert problem == f"{path} expired on {ends(path):%Y-%m-%d}"
+        assert hint.startswith("move it and its key away and run deploys/ca.py")
+
+
+def live(settings, days):
+    """Give the client CA's certificate another lifetime from now, all else as it is."""
+    path = authority_file(settings, "client")
     code, said = openssl(
-        "x509", "-in", path, "-signkey", path.with_suffix(".key"), "-days", "-1", "-out", path
+        "x509", "-in", path, "-signkey", path.with_suffix(".key"), "-days", days, "-out", path
     )
     assert code == 0, said
-    problem, hint = refusal(make_authorities, given)
-    assert re.fullmatch(rf"{path} expired on \d{{4}}-\d\d-\d\d", problem)
-    assert hint.startswith("move it and its key away and run deploys/ca.py")
+
+
+def test_a_revocation_list_that_ended_is_refused(given):
+    make_authorities(given)
+    ended = ends(authority_file(given, "client"))
+    live(given, days=3650)
+    assert check_authorities(given, ended) == []
+    assert refusal(check_authorities, given, ended + timedelta(days=1)) == (
+        f"{authority_file(given, 'client', 'crl')} ended on {ended:%Y-%m-%d};"
+        " Postgres would refuse every pooler with it",
+        "put a new list there",
+    )
+
+
+def test_a_file_that_is_no_revocation_list_is_refused(given):
+    listed = authority_file(given, "client", "crl")
+    shutil.copy(authority_file(given, "client"), listed)
+    for work, argument in ((check_authorities, given), (bundle_lines, listed)):
+        problem, hint = refusal(work, argument)
+        assert problem.startswith(f"{listed} cannot be read as a revocation list: ")
+        assert hint == f"openssl crl -noout -text -in {listed}"
+
+
+def test_an_intermediate_authority_is_refused(given):
+    path = authority_file(given, "client")
+    root = replace_by_intermediate(path)
+    assert openssl("verify", "-CAfile", root, path)[0] == 0
+    assert refusal(check_authorities, given) == (
+        f"{path} is an intermediate CA; OpenSSL trusts a chain by its self-signed root only",
+        f"openssl req -x509 -new -key {path.with_suffix('.key')} …",
+    )
+
+
+def replace_by_intermediate(path):
+    """Have a CA sign another one that takes its place; the path of what was there."""
+    root = path.rename(path.with_name("root.crt"))
+    root_key = path.with_suffix(".key").rename(path.with_name("root.key"))
+    code, said = openssl(
+        "req", "-x509", "-config", "/dev/null", "-newkey", "ec", "-nodes",
+        "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "100", "-subj", "/O=Company/CN=Below",
+        "-addext", "basicConstraints=critical,CA:TRUE",
+        "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+        "-CA", root, "-CAkey", root_key, "-keyout", path.with_suffix(".key"), "-out", path,
+    )  # fmt: skip
+    assert code == 0, said
+    path.with_suffix(".key").chmod(0o600)
+    return root
+
+
+@pytest.mark.parametrize("ending", ["crt", "crl"])
+def test_a_bundle_gets_the_lines_of_the_file_as_it_is(made, ending):
+    path = authority_file(made, "client", ending)
+    assert "\n".join(bundle_lines(path)) + "\n" == path.read_text()
+
+
+@pytest.mark.parametrize("ending", ["crt", "crl"])
+def test_a_bundle_waits_for_a_file_that_is_not_made_yet(settings, ending):
+    path = authority_file(settings, "client", ending)
+    assert refusal(bundle_lines, path) == (
+        f"{path} does not exist",
+        "pyinfra INVENTORY deploys/ca.py",
+    )
 
 
 def test_a_certificate_that_is_no_authority_is_refused(settings):
@@ -380,9 +561,10 @@ def test_a_file_that_is_no_certificate_is_refused(settings):
     make_authorities(settings)
     path = authority_file(settings, "client")
     path.write_text("not PEM\n")
-    problem, hint = refusal(make_authorities, settings)
-    assert problem.startswith(f"{path} cannot be read as a certificate: ")
-    assert hint == f"openssl x509 -noout -text -in {path}"
+    for work, argument in ((make_authorities, settings), (bundle_lines, path)):
+        problem, hint = refusal(work, argument)
+        assert problem.startswith(f"{path} cannot be read as a certificate: ")
+        assert hint == f"openssl x509 -noout -text -in {path}"
 
 
 def test_leaves_before_their_authority_are_refused(settings):

@@ -1,12 +1,14 @@
 """What differs between operating systems and vendors."""
 
 from dataclasses import astuple
+from typing import get_args
 
 import pytest
 from pyinfra.api import Config, Inventory, State
 from pyinfra.api.exceptions import DeployError
 from pyinfra.facts.server import LinuxDistribution
 
+from fleet.hosts import Vendor
 from fleet.platforms import FAMILIES, family_of, pgbouncer, postgres
 
 FAMILY_NAMES = ("debian", "rhel")
@@ -19,7 +21,7 @@ def texts(row):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("vendor", ["distribution", "pgdg", "edb"])
+@pytest.mark.parametrize("vendor", get_args(Vendor))
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_row_of_postgres_is_complete(family, vendor, version):
     row = postgres(family, vendor, version)
@@ -27,7 +29,7 @@ def test_every_row_of_postgres_is_complete(family, vendor, version):
     assert row.directory.startswith("/")
 
 
-@pytest.mark.parametrize("vendor", ["distribution", "pgdg"])
+@pytest.mark.parametrize("vendor", get_args(Vendor))
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_row_of_pgbouncer_is_complete(family, vendor):
     row = pgbouncer(family, vendor)
@@ -43,10 +45,8 @@ def test_every_row_of_pgbouncer_is_complete(family, vendor):
     [
         ("debian", "distribution", "postgresql@17-main", "/usr/lib/postgresql/17", "postgres"),
         ("debian", "pgdg", "postgresql@17-main", "/usr/lib/postgresql/17", "postgres"),
-        ("debian", "edb", "edb-as@17-main", "/usr/lib/edb-as/17", "enterprisedb"),
         ("rhel", "distribution", "postgresql", "/usr", "postgres"),
         ("rhel", "pgdg", "postgresql-17", "/usr/pgsql-17", "postgres"),
-        ("rhel", "edb", "edb-as-17", "/usr/edb/as17", "enterprisedb"),
     ],
 )
 def test_where_postgres_lives(family, vendor, unit, directory, user):
@@ -54,11 +54,16 @@ def test_where_postgres_lives(family, vendor, unit, directory, user):
     assert (row.unit, row.directory, row.user) == (unit, directory, user)
 
 
-def test_an_unknown_pair_names_the_known_ones_and_what_to_type():
+@pytest.mark.parametrize(
+    ("what", "row"),
+    [("PgBouncer", pgbouncer), ("Postgres", lambda *pair: postgres(*pair, 17))],
+    ids=["PgBouncer", "Postgres"],
+)
+def test_an_unknown_pair_names_the_known_ones_and_what_to_type(what, row):
     with pytest.raises(DeployError) as error:
-        pgbouncer("rhel", "edb")
+        row("rhel", "edb")
     assert str(error.value) == (
-        "no PgBouncer of vendor 'edb' is known for family 'rhel'; known: distribution on debian,"
+        f"no {what} of vendor 'edb' is known for family 'rhel'; known: distribution on debian,"
         " pgdg on debian, distribution on rhel, pgdg on rhel"
         '\nHINT: vendor="distribution" in the inventory'
     )

@@ -9,6 +9,7 @@ has on the host. After a change that is meant, write them anew and review them a
 import re
 
 import pytest
+from pyinfra.api.exceptions import DeployError
 
 from fleet import ROOT
 from fleet.facts.files import FileBytes
@@ -17,6 +18,9 @@ from tests.samples import ADMIN_PASSWORD, DEBIAN_13, ROCKY_9, SUPERUSER_PASSWORD
 
 RENDERED = ROOT / "tests" / "rendered"
 SYSTEMS = {"debian-13": DEBIAN_13, "rocky-9": ROCKY_9}
+
+# PEM itself is installed on the Debian family only; elsewhere it is there before.
+WITHOUT_INSTALLATION = {"rocky-9/pem_server"}
 
 # As `pemworker --register-agent` leaves it.
 AGENT_CFG = b"""\
@@ -49,11 +53,30 @@ CASES = {
 
 
 @pytest.fixture(params=[(system, case) for system in SYSTEMS for case in CASES], ids="/".join)
-def rendered(request, plan):
+def rendered(request, fleet, plan):
     """The folder of the expected files, and what would be written today."""
     system, case = request.param
     deploy, host, facts = CASES[case]
-    return RENDERED / system / case, plan(deploy, host, SYSTEMS[system] | facts)
+    if f"{system}/{case}" in WITHOUT_INSTALLATION:
+        fleet = without_installation(fleet)
+    return RENDERED / system / case, plan(deploy, host, SYSTEMS[system] | facts, of=fleet)
+
+
+def without_installation(fleet):
+    """The same fleet, whose PEM server was installed and configured by hand."""
+    server = fleet.pem_server.but(installation=None)
+    bouncer = fleet.pgbouncer.but(server=server)
+    agent = fleet.agent.but(via=bouncer)
+    return fleet.but(pem_server=server, pgbouncer=bouncer, agent=agent)
+
+
+def test_pem_is_not_installed_on_the_rhel_family_and_the_way_out_is_told(plan):
+    with pytest.raises(DeployError) as error:
+        plan("deploys/pem_server.py", "pem.example.com", ROCKY_9)
+    assert str(error.value) == (
+        "pem.example.com: PEM is installed on Debian and Ubuntu only, so far"
+        "\nHINT: install and configure PEM by hand, and leave installation= out"
+    )
 
 
 def test_a_host_gets_exactly_the_reviewed_steps_and_files(rendered, request):

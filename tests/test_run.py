@@ -1,15 +1,16 @@
 """`python -m fleet.run` never calls a run a success that pyinfra did not do."""
 
-import os
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from fleet import ROOT
-from fleet.run import RunError, changes
+from fleet.inventory import fleet_of
+from fleet.run import DEPLOYS, RunError, _where, changes, main
 
 INVENTORY = """\
 from fleet.hosts import Agent, CertificateAuthority, Fleet, Host, PemServer, PgBouncer
@@ -46,12 +47,24 @@ def inventory(tmp_path):
     return str(file)
 
 
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """run(arguments): the exit code of fleet.run, and what it and pyinfra print."""
+    monkeypatch.setenv("PEM_ADMIN_PASSWORD", "planted-admin-password")
+
+    def run(*arguments):
+        code = main(list(arguments))
+        said = capfd.readouterr()
+        return code, said.out + said.err
+
+    return run
+
+
 def command(*arguments):
     """The exit code of a command, started in the root, and what it prints."""
     done = subprocess.run(
         arguments,
         cwd=ROOT,
-        env={**os.environ, "PEM_ADMIN_PASSWORD": "planted-admin-password"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -60,10 +73,6 @@ def command(*arguments):
         check=False,
     )
     return done.returncode, done.stdout
-
-
-def run(*arguments):
-    return command(sys.executable, "-m", "fleet.run", *arguments)
 
 
 def test_pyinfra_alone_calls_a_missing_inventory_a_success():
@@ -75,7 +84,7 @@ def test_pyinfra_alone_calls_a_missing_inventory_a_success():
 
 
 def test_a_missing_inventory_is_a_failure():
-    code, said = run("deploy", "inventories/no.py")
+    code, said = command(sys.executable, "-m", "fleet.run", "deploy", "inventories/no.py")
     assert code == 1
     assert said == (
         "inventory inventories/no.py does not exist"
@@ -83,7 +92,7 @@ def test_a_missing_inventory_is_a_failure():
     )
 
 
-def test_a_missing_deploy_is_a_failure_before_any_other_runs(inventory):
+def test_a_missing_deploy_is_a_failure_before_any_other_runs(run, inventory):
     code, said = run("deploy", inventory, "deploys/ca.py", "deploys/no.py")
     assert code == 1
     assert said == (
@@ -92,36 +101,77 @@ def test_a_missing_deploy_is_a_failure_before_any_other_runs(inventory):
     )
 
 
-def test_a_limit_that_matches_nobody_is_a_failure(inventory):
-    code, said = run("deploy", inventory, "deploys/ca.py", "--limit", "nobody")
+@pytest.mark.parametrize(
+    ("deploys", "limit", "idle"),
+    [
+        (["deploys/ca.py"], "nobody", "deploys/ca.py"),
+        (["deploys/agent.py"], "bouncer1", "deploys/agent.py"),
+        (["deploys/ca.py", "deploys/agent.py"], "bouncer1", "deploys/agent.py"),
+        (["deploys/pem_server.py", "deploys/agent.py"], "pgbouncer",
+         "deploys/pem_server.py, deploys/agent.py"),
+        ([], "nobody", ", ".join(f"deploys/{name}.py" for name in DEPLOYS)),
+    ],
+    ids=["no such host", "another role", "one of two", "a group", "none named, no such host"],
+)  # fmt: skip
+def test_a_limit_that_leaves_a_named_deploy_without_a_host_is_a_failure(
+    run, inventory, deploys, limit, idle
+):
+    code, said = run("deploy", inventory, *deploys, "--limit", limit)
     assert code == 1
     assert said == (
-        f"{inventory}: no host matches --limit nobody\nHINT: there are app1, bouncer1, pem\n"
+        f"{inventory}: {idle} has nothing to do on {limit}"
+        "\nHINT: the hosts are pem, bouncer1, app1\n"
     )
 
 
+@pytest.mark.parametrize(
+    ("limit", "wanted"),
+    [
+        (
+            None,
+            {
+                "deploys/ca.py": ["pem", "bouncer1", "app1"],
+                "deploys/pem_server.py": ["pem"],
+                "deploys/pgbouncer.py": ["bouncer1"],
+                "deploys/agent.py": ["app1"],
+            },
+        ),
+        ("app1", {"deploys/ca.py": ["app1"], "deploys/agent.py": ["app1"]}),
+        ("pgbouncer", {"deploys/ca.py": ["bouncer1"], "deploys/pgbouncer.py": ["bouncer1"]}),
+    ],
+    ids=["no limit", "a host", "a group"],
+)
+def test_without_a_named_deploy_each_role_goes_to_its_own_hosts_and_others_are_left_out(
+    monkeypatch, inventory, limit, wanted
+):
+    monkeypatch.setenv("PEM_ADMIN_PASSWORD", "planted-admin-password")
+    options = Namespace(inventory=inventory, deploys=[], limit=limit)
+    deploys = [f"deploys/{name}.py" for name in DEPLOYS]
+    assert _where(fleet_of(inventory), options, deploys) == wanted
+
+
 @pytest.mark.parametrize("verb", ["plan", "deploy"])
-def test_hosts_that_cannot_be_reached_are_a_failure(inventory, verb):
+def test_hosts_that_cannot_be_reached_are_a_failure(run, inventory, verb):
     code, said = run(verb, inventory, "deploys/pgbouncer.py", "--limit", "bouncer1")
     assert code == 1
     assert "deploys/pgbouncer.py failed: see the lines above" in said
     assert "HINT: mend that and run again, it goes on where it stopped" in said
 
 
-def test_after_a_failed_deploy_the_next_one_does_not_run(inventory):
+def test_after_a_failed_deploy_the_next_one_does_not_run(run, inventory):
     code, said = run("deploy", inventory, "deploys/pem_server.py", "deploys/pgbouncer.py")
     assert code == 1
     assert "=== deploys/pem_server.py" in said
     assert "=== deploys/pgbouncer.py" not in said
 
 
-def test_a_roles_deploy_logs_in_to_the_hosts_of_the_role_alone(inventory):
+def test_a_roles_deploy_logs_in_to_the_hosts_of_the_role_alone(run, inventory):
     _, said = run("plan", inventory, "deploys/agent.py")
     assert "[app1]" in said
     assert "[bouncer1]" not in said
 
 
-def test_mistakes_of_the_inventory_are_told_without_a_traceback(inventory):
+def test_mistakes_of_the_inventory_are_told_without_a_traceback(run, inventory):
     Path(inventory).write_text(Path(inventory).read_text().replace("192.0.2.31", "somewhere"))
     code, said = run("plan", inventory)
     assert code == 1

@@ -1,0 +1,75 @@
+"""The shell scripts that run on hosts: they parse everywhere, and say why they stop."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from fleet import ROOT
+from fleet.operations.pgbouncer import proof
+from fleet.render import script
+
+SCRIPTS = sorted(path.name for path in (ROOT / "files").glob("*.sh"))
+
+# Nobody listens on this port.
+RELOAD = {
+    "port": "1",
+    "deadline_seconds": "1",
+    "hba_file": "/hba",
+    "hba_errors": "SELECT WHERE false",
+    "ident_file": "/ident",
+    "ident_errors": "SELECT WHERE false",
+}
+PROOF = {
+    "service_user": "postgres",
+    "minimum": "1.24.1",
+    "reason": "it's why",
+    "spare_ini": "",
+    "login": "",
+    "agent_user": "pem_agent_user1",
+}
+
+
+@pytest.fixture(params=["sh", "dash", "bash"])
+def shell(request):
+    """Each shell that may be a host's sh."""
+    path = shutil.which(request.param)
+    if path is None:
+        pytest.skip(f"{request.param} is not on this machine")
+    return [path, "--posix"] if request.param == "bash" else [path]
+
+
+def run(shell, text, *options):
+    """The exit code of a script on standard input, and what it says on both channels."""
+    done = subprocess.run(
+        [*shell, *options, "-s"], input=text, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_parses(shell, name):
+    assert run(shell, script(name, {"any": "it's $quoted"}), "-n") == (0, "", "")
+
+
+@pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not on this machine")
+def test_a_reload_without_a_server_fails_in_psqls_own_words(shell):
+    code, said, error = run(shell, script("reload-postgres.sh", RELOAD))
+    assert (code != 0, said) == (True, "")
+    assert error.startswith("psql: error: connection to server ")
+
+
+@pytest.mark.parametrize("version", ["1.23.1", "1.9.9"])
+def test_a_pgbouncer_that_is_too_old_is_refused_before_anything_is_touched(
+    shell, tmp_path, version
+):
+    binary = tmp_path / "pgbouncer"
+    binary.write_text(f"#!/bin/sh\necho 'PgBouncer {version}'\necho 'libevent 2.1'\n")
+    binary.chmod(0o755)
+    assert run(shell, f"{proof(pgbouncer=str(binary), **PROOF)} || exit 7") == (
+        7,
+        "",
+        f"refused, the running configuration stays: PgBouncer {version} is older than 1.24.1:"
+        ' it\'s why\nHINT: vendor="pgdg" in PgBouncer(...) of the inventory, with that repository'
+        " on the host\n",
+    )
