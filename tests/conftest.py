@@ -7,6 +7,8 @@ monkey.patch_all()  # isort: skip
 
 import pytest  # noqa: E402  after the patch
 
+pytest.register_assert_rewrite("tests.certificates", "tests.planning")
+
 from tests.planning import make_plan  # noqa: E402
 from tests.samples import sample_authority, sample_fleet  # noqa: E402
 

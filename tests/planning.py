@@ -5,18 +5,23 @@ what the host would answer when it is asked for a fact.
 """
 
 import base64
+import functools
 import re
 import runpy
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pyinfra.api import Config, FunctionCommand, Inventory, State, StringCommand
+from pyinfra.api import Config, FunctionCommand, Inventory, State, StringCommand, connectors
 from pyinfra.api.connect import connect_all
 from pyinfra.api.deploy import add_deploy
 from pyinfra.api.facts import ShortFactBase
 from pyinfra.context import ctx_host, ctx_state
 
 from fleet import ROOT
+
+# pyinfra asks for its connectors many times in each inventory, and each time Python reads the
+# metadata of every installed package.
+connectors.entry_points = functools.cache(connectors.entry_points)
 
 
 class Written(NamedTuple):
@@ -144,3 +149,9 @@ def _said(facts, fact, *rest, **given):
     value = facts.get(fact, fact().default())
     asked = {name: argument for name, argument in given.items() if not name.startswith("_")}
     return value(*rest, **asked) if callable(value) else value
+
+
+def fails(planned, caplog):
+    """Run a plan, which must fail its host by a function of ours alone; what it says."""
+    assert (planned.shell, planned.run_functions()) == ([], [False])
+    return caplog.text
