@@ -177,7 +177,7 @@ class Nspawn:
         if fresh:
             self._prepare(fresh)
         _in_parallel(self._boot, off)
-        awake = [host for host in hosts if not self._running(host).frozen()]
+        awake = [host for host in hosts if not self._started(host).frozen()]
         return _in_parallel(self._wait, awake)
 
     def _require_space(self, hosts: list[LabHost]) -> list[LabHost]:
@@ -254,6 +254,17 @@ class Nspawn:
         """The group of a host that runs under its launcher, else None."""
         found = [g for g in cgroup.groups(self.lab.name, host.name) if g.launcher()]
         return found[-1] if found else None
+
+    def _started(self, host: LabHost) -> Group:
+        group = self._group(host)
+        if not group:
+            console = (self._directory(host) / "console.log").read_text(errors="replace")
+            said = console.strip().splitlines()[-1:] or ["it said nothing"]
+            raise LabError(
+                f"{host.name} did not start: {said[0]}",
+                hint=f".venv/bin/python -m lab logs {host.name}",
+            )
+        return group
 
     def _running(self, host: LabHost) -> Group:
         group = self._group(host)
