@@ -4,6 +4,7 @@ Every host is asked over its ssh connection, so nothing else need be reachable f
 """
 
 import time
+from collections.abc import Iterable
 from typing import TypeVar
 
 import gevent.lock
@@ -29,12 +30,14 @@ _families: dict[str, Family] = {}
 _unreachable: set[str] = set()
 
 
-def observe(fleet: Fleet) -> dict[str, Heartbeat]:
+def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbeat]:
     """Every agent of the inventory with its last heartbeat and the way it came, by name.
 
-    Hosts that cannot be reached are left out of the picture: their agents show no pooler.
+    Hosts that cannot be reached, and those already known to be `unreachable`, are left out of the
+    picture: their agents show no pooler.
     """
     global _answer  # noqa: PLW0603  one answer for all greenlets of a run
+    _unreachable.update(unreachable)
     with _asking:
         asked, seen = _answer
         if time.monotonic() - asked < _ANSWER_SECONDS:

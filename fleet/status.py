@@ -54,7 +54,7 @@ def look(fleet: Fleet) -> tuple[set[str], dict[str, Heartbeat]]:
         except PyinfraError as error:
             print(error, file=sys.stderr)
         up = {host.name for host in state.inventory.iter_activated_hosts() if host.connected}
-        return up, observe(fleet)
+        return up, observe(fleet, unreachable=asked.keys() - up)
 
 
 def table(fleet: Fleet, up: set[str], seen: dict[str, Heartbeat]) -> str:
