@@ -7,7 +7,7 @@ LIMIT       ?=
 BIN         := .venv/bin
 RUN          = $(BIN)/python -m fleet.run
 LAB          = $(BIN)/python -m lab
-LAB_PACKAGES = $(shell sed "s/\#.*//" lab/packages.txt lab/standin/packages.txt)
+LAB_PACKAGES = $(shell sed "s/\#.*//" lab/packages.txt lab/standin/packages.txt tests/packages.txt)
 
 help:          ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18

@@ -172,25 +172,20 @@ def pyinfra(
     verb: str, *deploys: str, inventory: str = INVENTORY, limit: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`python -m fleet.run`, its output kept."""
-    return subprocess.run(
-        [sys.executable, "-m", "fleet.run", verb, inventory, *deploys]
-        + (["--limit", limit] if limit else []),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    limits = ["--limit", limit] if limit else []
+    return _run([sys.executable, "-m", "fleet.run", verb, inventory, *deploys, *limits])
 
 
 def raw_pyinfra(
     deploy: str, *options: str, inventory: str = INVENTORY
 ) -> subprocess.CompletedProcess[str]:
     """pyinfra itself, its output kept."""
+    return _run([PYINFRA, inventory, deploy, *options])
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [PYINFRA, inventory, deploy, *options],
+        command,
         cwd=ROOT,
         env={**os.environ, "PYINFRA_PROGRESS": "off"},
         stdin=subprocess.DEVNULL,
