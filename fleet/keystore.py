@@ -75,8 +75,8 @@ def write(path: Path, text: bytes) -> None:
         ) from None
 
 
-def check_revocations(path: Path, now: datetime) -> None:
-    """Raise PkiError unless a file is a revocation list that is still valid."""
+def check_revocations(path: Path, authority: x509.Certificate, now: datetime) -> None:
+    """Raise PkiError unless a file is the authority's revocation list, and still valid."""
     try:
         revocations = x509.load_pem_x509_crl(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -84,6 +84,11 @@ def check_revocations(path: Path, now: datetime) -> None:
             f"{path} cannot be read as a revocation list: {error}"
             f"\nHINT: openssl crl -noout -text -in {path}"
         ) from None
+    if not revocations.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]  # EC or RSA, as read
+        raise PkiError(
+            f"{path} is not signed by the client CA beside it; Postgres would refuse every pooler"
+            "\nHINT: move it away and run deploys/ca.py, or put the CA's own list there"
+        )
     until = revocations.next_update_utc
     if until is not None and until < now:
         raise PkiError(

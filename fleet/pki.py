@@ -105,9 +105,9 @@ def check_authorities(settings: CertificateAuthority, now: datetime | None = Non
                     f"{authority_file(settings, kind)} ends in {left} days, and every certificate"
                     " of it with it; a new one must reach all hosts before"
                 )
-    revocations = authority_file(settings, "client", "crl")
-    if revocations.exists():
-        check_revocations(revocations, now)
+            revocations = authority_file(settings, kind, "crl")
+            if revocations.exists():
+                check_revocations(revocations, certificate, now)
     return ending
 
 
@@ -196,7 +196,7 @@ def bundle_lines(path: Path) -> tuple[str, ...]:
     if not path.exists():
         raise PkiError(f"{path} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
     if path.suffix == ".crl":
-        check_revocations(path, datetime.now(UTC))
+        check_revocations(path, read_certificate(path.with_suffix(".crt")), datetime.now(UTC))
     else:
         read_certificate(path)
     return tuple(path.read_text().splitlines())

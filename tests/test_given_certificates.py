@@ -214,6 +214,18 @@ def test_a_file_that_is_no_revocation_list_is_refused(given):
         assert hint == f"openssl crl -noout -text -in {listed}"
 
 
+def test_a_revocation_list_of_another_authority_is_refused(given, tmp_path):
+    make_authorities(given)
+    other = given.but(directory=str(tmp_path / "other"))
+    make_authorities(other)
+    listed = authority_file(given, "client", "crl")
+    shutil.copy(authority_file(other, "client", "crl"), listed)
+    for work, argument in ((check_authorities, given), (bundle_lines, listed)):
+        problem, hint = refusal(work, argument)
+        assert problem.startswith(f"{listed} is not signed by the client CA beside it;")
+        assert hint.startswith("move it away and run deploys/ca.py")
+
+
 def test_an_intermediate_authority_is_refused(given):
     path = authority_file(given, "client")
     root = replace_by_intermediate(path)

@@ -161,9 +161,12 @@ def test_rules_that_a_cut_off_run_left_on_trial_are_taken_back_first(plan, block
     path = SERVER[setting]
     facts = files_on_host(**{path: b"on trial\n", f"{path}{files.UNDO}": b"theirs\n"})
     planned = plan(block, "pem.example.com", facts, lines=("ours",))
-    assert planned.shell[0] == f'mv -f {path}.pem-fleet-old "$(readlink -f {path} )"'
     assert sorted(planned.files[path].content.split(b"\n")) == sorted(WITH_OURS.split(b"\n"))
-    # The file that is taken back is what the change begins with.
+    # What was on trial is kept, and the file that is taken back is what the change begins with.
+    assert shlex.split(planned.shell[0].partition("&&")[2]) == [
+        *("cp", "-p", "$real", f"{path}{files.CUT_OFF}"),
+        *("&&", "mv", "-f", f"{path}{files.UNDO}", "$real"),
+    ]
     assert hashlib.sha256(b"theirs\n").hexdigest() in planned.inputs[-1]
 
 

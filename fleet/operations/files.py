@@ -19,6 +19,8 @@ from fleet.operations.messages import fail
 CANDIDATE = ".pem-fleet-new"
 # The file as it was, while a replaced one is on trial.
 UNDO = ".pem-fleet-old"
+# A file whose trial was cut off, when the old one takes its place again.
+CUT_OFF = ".pem-fleet-cut-off"
 BACKUP = ".before-pem-fleet"
 # Every file of ours that could be taken for somebody else's says so in its first lines.
 SIGNATURE = "pem-fleet"

@@ -20,7 +20,7 @@ from fleet.facts.postgres import (
     psql,
 )
 from fleet.keystore import PkiError
-from fleet.operations.files import UNDO, change
+from fleet.operations.files import CUT_OFF, UNDO, change
 from fleet.operations.messages import fail
 from fleet.parts import with_block
 from fleet.pki import bundle_lines
@@ -221,10 +221,12 @@ def _checked_block(
     text = host.get_fact(FileBytes, path=path)
     on_trial = host.get_fact(FileBytes, path=path + UNDO)
     if on_trial is not None:
-        # A run was cut off while the replaced file was on trial: begin again with the old one.
+        # A run was cut off while the replaced file was on trial: begin again with the old one. The
+        # other is kept, as somebody may have worked on it since.
         yield StringCommand(
-            "mv -f", QuoteString(path + UNDO), '"$(readlink -f', QuoteString(path), ')"'
-        )
+            "real=$(readlink -f", QuoteString(path), ') && cp -p "$real"',
+            QuoteString(path + CUT_OFF), "&& mv -f", QuoteString(path + UNDO), '"$real"',
+        )  # fmt: skip
         text = on_trial
     if text is None:
         yield fail(f"{path}, the server's {setting}, cannot be read")

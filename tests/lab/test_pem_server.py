@@ -119,3 +119,18 @@ def test_a_rule_that_postgres_would_not_read_is_put_back(lab: Lab) -> None:
     finally:
         lab.run("pem1", f"cat > {path} <<'EOF'\n{before}EOF")
         assert pyinfra("deploy", "deploys/pem_server.py", limit="pem_server").returncode == 0
+
+
+def test_a_run_cut_off_while_the_rules_were_on_trial_begins_again_with_the_old_ones(
+    lab: Lab,
+) -> None:
+    path = lab.sql("SHOW hba_file")
+    before = lab.on("pem1").file(path).content_string
+    # As a run leaves it that ends between the replacement and the verdict.
+    lab.run("pem1", f"cp -p {path} {path}.pem-fleet-old; echo nonsense >> {path}")
+    run = pyinfra("deploy", "deploys/pem_server.py", limit="pem_server")
+    assert run.returncode == 0, run.stdout
+    assert lab.on("pem1").file(path).content_string == before
+    assert "nonsense" in lab.run("pem1", f"cat {path}.pem-fleet-cut-off")
+    lab.run("pem1", f"rm {path}.pem-fleet-cut-off")
+    assert lab.on("pem1").run(f"ls {path}.pem-fleet-old").failed
