@@ -27,7 +27,7 @@ def test_every_host_trusts_the_servers_authority_and_holds_no_key_of_it(lab: Lab
         ("pem1", "/etc/pem-fleet/postgres/server.crt", SERVER, "sslserver"),
         ("bouncer1", "/etc/pgbouncer/tls/server.crt", SERVER, "sslserver"),
         ("bouncer2", "/etc/pgbouncer/tls/pem_agent_pool.crt", CLIENT, "sslclient"),
-        ("agent1", "/root/.pem/pem_agent_user1.crt", CLIENT, "sslclient"),
+        ("agent1", "/etc/pem-fleet/agent/pem_agent_user1.crt", CLIENT, "sslclient"),
     ],
 )
 def test_openssl_verifies_each_certificate_for_its_own_purpose_only(
@@ -45,14 +45,17 @@ def test_private_keys_are_their_owners_alone(lab: Lab) -> None:
         ("pem1", "/etc/pem-fleet/postgres/server.key", "postgres"),
         ("bouncer1", "/etc/pgbouncer/tls/server.key", "postgres"),
         ("bouncer1", "/etc/pgbouncer/tls/pem_agent_pool.key", "postgres"),
-        ("agent1", "/root/.pem/pem_agent_user1.key", "root"),
+        ("agent1", "/etc/pem-fleet/agent/pem_agent_user1.key", "root"),
     ]:
         file = lab.on(host).file(key)
         assert (file.user, oct(file.mode)) == (owner, "0o600"), key
 
 
 def test_each_agent_has_a_key_of_its_own(lab: Lab) -> None:
-    keys = {lab.run(f"agent{n}", "sha256sum < /root/.pem/pem_agent_user1.key") for n in (1, 2, 3)}
+    keys = {
+        lab.run(f"agent{n}", "sha256sum < /etc/pem-fleet/agent/pem_agent_user1.key")
+        for n in (1, 2, 3)
+    }
     assert len(keys) == 3
 
 
