@@ -65,4 +65,6 @@ setup-lab: .venv/installed    ## The same, and the machine's packages for the la
 
 need_inventory = [ -n "$(INVENTORY)" ] || { echo "INVENTORY is not given"; echo "HINT: make $@ INVENTORY=inventories/lab.py"; exit 1; }
 
+# The order of the goals on the command line counts: make lab-up test.
+.NOTPARALLEL:
 .PHONY: help lab-up lab-down test check plan deploy status bench-deploy setup setup-lab
