@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from fleet import ROOT
+from fleet.operations import commands
 from fleet.operations.pgbouncer import proof
 from fleet.render import script
 
@@ -73,3 +74,13 @@ def test_a_pgbouncer_that_is_too_old_is_refused_before_anything_is_touched(
         ' it\'s why\nHINT: vendor="pgdg" in PgBouncer(...) of the inventory, with that repository'
         " on the host\n",
     )
+
+
+def test_of_a_script_that_a_cut_connection_left_incomplete_nothing_runs(shell, tmp_path):
+    whole = commands.shell(f"touch {tmp_path}/first\ntouch {tmp_path}/second")
+    text = whole.connector_arguments["_stdin"]
+    for end in range(len(text) - 2):
+        run(shell, text[:end])
+    assert list(tmp_path.iterdir()) == []
+    assert run(shell, text) == (0, "", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]

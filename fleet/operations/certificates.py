@@ -8,7 +8,7 @@ from pyinfra.api.command import PyinfraCommand
 
 from fleet.hosts import CertificateAuthority
 from fleet.keystore import PkiError
-from fleet.operations.messages import fail
+from fleet.operations.commands import fail
 from fleet.pki import (
     Leaf,
     authorities_missing,

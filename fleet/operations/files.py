@@ -13,7 +13,7 @@ from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.facts.files import FileState, FileStates
-from fleet.operations.messages import fail
+from fleet.operations.commands import fail, shell
 
 # A file is written under this ending first, checked there, and renamed.
 CANDIDATE = ".pem-fleet-new"
@@ -71,7 +71,7 @@ def put(files: tuple[File, ...], check: str = "") -> Generator[PyinfraCommand, N
         return
     for file in files:
         yield _write_candidate(file, texts[file.path])
-    yield _script(_replace(files, texts, check))
+    yield shell("\n".join(_replace(files, texts, check)))
 
 
 def change(
@@ -113,21 +113,17 @@ def change(
             "fi",
         ]
     script.append(f"rm -f {undo}")
-    yield _script(script)
+    yield shell("\n".join(script))
 
 
 def _same(state: FileState | None, file: File, text: bytes) -> bool:
-    return state is not None and (
-        state["user"],
-        state["group"],
-        state["mode"],
-        state["sha256"],
-    ) == (
-        file.user,
-        file.group,
-        file.mode,
-        _sha256(text),
-    )
+    wanted: FileState = {
+        "user": file.user,
+        "group": file.group,
+        "mode": file.mode,
+        "sha256": _sha256(text),
+    }
+    return state == wanted
 
 
 def _write_candidate(file: File, text: bytes) -> StringCommand:
@@ -178,10 +174,6 @@ def _start(paths: list[str], texts: dict[str, bytes]) -> list[str]:
         ),
         f"sync {candidates}",
     ]
-
-
-def _script(lines: list[str]) -> StringCommand:
-    return StringCommand("sh -s", _stdin="\n".join(line for line in lines if line) + "\n")
 
 
 def _encoded(text: bytes) -> str:

@@ -13,8 +13,8 @@ from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.pem import AgentVerification
 from fleet.hosts import Fleet, PemServer
 from fleet.observe import heartbeat_of
+from fleet.operations.commands import fail, shell
 from fleet.operations.files import change
-from fleet.operations.messages import fail
 from fleet.parts import ini_value, with_ini_values
 from fleet.platforms import (
     PEM_AGENT_CONFIG,
@@ -140,9 +140,7 @@ def verified() -> Generator[PyinfraCommand, None, None]:
     if host.get_fact(AgentVerification, pemworker=PEM_WORKER, environment=environment) == 0:
         host.noop("registered, active and connected")
         return
-    yield StringCommand(
-        "sh -s",
-        _stdin=f"""\
+    yield shell(f"""\
 for try in 1 2 3 4 5; do
     said=$({environment} {PEM_WORKER} --verify-registration 2>&1) && exit 0
     code=$?
@@ -156,8 +154,7 @@ case $code in
 esac
 echo "pemworker --verify-registration: $why: $said" >&2
 exit 1
-""",
-    )
+""")
 
 
 @operation()

@@ -5,11 +5,12 @@ from collections.abc import Callable, Generator
 
 from pyinfra import host
 from pyinfra import state as pyinfra_state
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.facts.pgbouncer import PgBouncerConfig
 from fleet.facts.services import Service
+from fleet.operations.commands import shell
 from fleet.render import script
 
 # How long the service may take to run on new files.
@@ -63,7 +64,7 @@ def runs_as_written(
     frozen = [name for name in differing if name in running and not running[name]["reloadable"]]
     verb = "reload" if running and not frozen else "restart"
     unit, socket = shlex.quote(unit), shlex.quote(directory)
-    shell = f"""\
+    text = f"""\
 verb={verb}
 {_raise_limit(unit, open_files) if short else ""}
 systemctl $verb {unit} || exit
@@ -76,7 +77,7 @@ echo "PgBouncer does not run on the new configuration {TAKE_OVER_SECONDS} s afte
 echo "HINT: journalctl -u {unit} -n 50" >&2
 exit 1
 """
-    yield StringCommand("sh -s", _stdin=shell)
+    yield shell(text)
 
 
 def _raise_limit(unit: str, open_files: int) -> str:

@@ -20,8 +20,8 @@ from fleet.facts.postgres import (
     psql,
 )
 from fleet.keystore import PkiError
+from fleet.operations.commands import fail, shell
 from fleet.operations.files import CUT_OFF, UNDO, change
-from fleet.operations.messages import fail
 from fleet.parts import with_block
 from fleet.pki import bundle_lines
 from fleet.render import script
@@ -207,7 +207,7 @@ def reload(port: int = 5432) -> Generator[PyinfraCommand, None, None]:
         "ident_file": server["ident_file"],
         "ident_errors": _file_errors("pg_ident_file_mappings", server),
     }
-    yield StringCommand("sh -s", _stdin=script("reload-postgres.sh", values))
+    yield shell(script("reload-postgres.sh", values))
 
 
 def _checked_block(

@@ -1,7 +1,16 @@
-"""Failing one host of a run with a sentence, not a traceback."""
+"""Commands that operations share: a script that runs whole or not at all, and a plain failure."""
 
 from pyinfra import logger
-from pyinfra.api import FunctionCommand, Host, State
+from pyinfra.api import FunctionCommand, Host, State, StringCommand
+
+
+def shell(text: str) -> StringCommand:
+    """A shell script for the host, by standard input: it is in no argument list and no log.
+
+    In braces, so that the shell reads all of it before it begins: of a script that a cut
+    connection left incomplete, nothing runs.
+    """
+    return StringCommand("sh -s", _stdin=f"{{\n{text.rstrip()}\n}}\n")
 
 
 def fail(text: str) -> FunctionCommand:
