@@ -79,7 +79,7 @@ def test_a_pgbouncer_that_is_too_old_is_refused_before_anything_is_touched(
 def test_of_a_script_that_a_cut_connection_left_incomplete_nothing_runs(shell, tmp_path):
     whole = commands.shell(f"touch {tmp_path}/first\ntouch {tmp_path}/second")
     text = whole.connector_arguments["_stdin"]
-    for end in range(len(text) - 2):
+    for end in range(0, len(text) - 2, 5):
         run(shell, text[:end])
     assert list(tmp_path.iterdir()) == []
     assert run(shell, text) == (0, "", "")
