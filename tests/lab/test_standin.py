@@ -99,8 +99,8 @@ def lab():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_NAME", "standin")
         subprocess.run([*command, "down"], cwd=ROOT, check=True)
-        subprocess.run([*command, "up", "pem1", "agent1"], cwd=ROOT, check=True)
         try:
+            subprocess.run([*command, "up", "pem1", "agent1"], cwd=ROOT, check=True)
             hosts = {name: Host(name) for name in ("pem1", "agent1")}
             install_agent = f"apt-get update -qq; {INSTALL} edb-pem-agent"
             with ThreadPoolExecutor() as pool:
@@ -261,9 +261,20 @@ def test_the_auth_function_gives_direct_members_only_and_overlooks_an_expired_pa
     ]
 
 
-def test_an_agent_may_not_ask_the_auth_function(pem1):
-    question = "SET ROLE pem_agent_user1; SELECT pem.get_agent_pool_auth('pem_admin1');"
-    assert "permission denied" in pem1.sql(question, expect=3)
+def test_any_agent_may_ask_the_auth_function_and_a_stranger_may_not(pem1):
+    question = "SELECT count(*) FROM pem.get_agent_pool_auth('pem_admin1');"
+    assert pem1.sql(f"SET ROLE pem_agent_user1; {question}") == "1"
+    stranger = "BEGIN; CREATE ROLE stranger; GRANT USAGE ON SCHEMA pem TO stranger;"
+    said = pem1.sql(f"{stranger} SET ROLE stranger; {question}", expect=3)
+    assert "permission denied for function get_agent_pool_auth" in said
+
+
+def test_execute_on_the_auth_function_is_revoked_from_pem_admin(pem1):
+    granted = pem1.sql("""
+        SELECT grantee::regrole FROM pg_proc, aclexplode(proacl)
+        WHERE proname = 'get_agent_pool_auth' ORDER BY grantee::regrole::text;
+    """)
+    assert granted.splitlines() == ["pem_agent", "pem_user", "postgres"]
 
 
 def test_row_security_lets_only_administrators_of_pem_add_agents(pem1):
@@ -315,6 +326,17 @@ def test_verify_registration_answers_2_without_a_connection(agent1):
         expect=2,
     )
     assert "Connection refused" in said
+
+
+@pytest.mark.usefixtures("agent_id")
+def test_an_agent_whose_configuration_names_no_server_looks_for_it_on_its_own_host(agent1):
+    said = agent1.run(
+        f"""mkdir -p /root/nameless; cd /root/nameless
+            sed "/^pem_host=/d; /^pem_port=/d" /usr/edb/pem/agent/etc/agent.cfg > agent.cfg
+            {PEMWORKER} --unregister-agent --pem-user pem_admin1 --config-dir .""",
+        expect=1,
+    )
+    assert 'server at "127.0.0.1", port 5432 failed: Connection refused' in said
 
 
 def test_verify_registration_answers_3_for_an_inactive_agent(pem1, agent1, agent_id):
@@ -408,12 +430,25 @@ def test_a_certificate_of_another_user_is_refused_and_nothing_stays_behind(
 def test_the_id_of_an_active_agent_is_refused_and_force_takes_it_over(agent1, agent_id):
     wish = f"--display-name one -o agent_id={agent_id}"
     said = agent1.run(registration("/root/again", wish), expect=1)
-    assert f"An active agent is already present with id (#{agent_id})." in said
+    assert f"agent id {agent_id} belongs to an agent that is active" in said
     agent1.run(registration("/root/again", f"{wish} --force-registration"))
     assert f"agent_id={agent_id}" in agent1.run("cat /root/again/agent.cfg").splitlines()
 
 
 # Ends ---------------------------------------------------------------------------------------------
+
+
+def test_revoking_takes_the_right_to_write_files_besides_the_right_to_read_them(pem1):
+    said = pem1.sql(
+        """
+        BEGIN;
+        CREATE ROLE reader IN ROLE pg_read_server_files;
+        SET ROLE reader;
+        SELECT openssl_revoke_certificate('', 'root.crl');
+        """,
+        expect=3,
+    )
+    assert "must be a member of pg_write_server_files" in said
 
 
 def test_a_revoked_certificate_is_refused_by_postgres(pem1, agent1, agent_id):

@@ -32,6 +32,9 @@ KEEPALIVE = {
     "tcp_user_timeout": 15000,
 }
 
+# For an agent.cfg that names no server; registration always names one.
+DEFAULT_SERVER = {"pem_host": "127.0.0.1", "pem_port": "5432"}
+
 # As registration writes them, behind host, port, id, user and certificate.
 DEFAULTS = {
     "pem_ssl_mode": "require",
@@ -75,7 +78,7 @@ class AgentConfig(dict):
         try:
             with path.open() as file:
                 parser.read_file(file)
-            return cls(DEFAULTS | dict(parser[SECTION]))
+            return cls(DEFAULT_SERVER | DEFAULTS | dict(parser[SECTION]))
         except OSError as error:
             raise AgentError(f"cannot read {path}: {error.strerror}") from error
         except KeyError:
@@ -108,8 +111,8 @@ class AgentConfig(dict):
     def connect(self, application_name: str) -> Connection:
         """A connection as this agent, by its certificate. Raises psycopg2.OperationalError."""
         parameters = {
-            "host": self.get("pem_host", "127.0.0.1"),
-            "port": self.get("pem_port", "5432"),
+            "host": self["pem_host"],
+            "port": self["pem_port"],
             "user": self.agent_user,
             "sslmode": self["pem_ssl_mode"].lower(),
             "sslcert": self.get("agent_ssl_crt"),

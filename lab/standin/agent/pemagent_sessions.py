@@ -14,6 +14,7 @@ import platform
 import select
 import threading
 import time
+from abc import ABC, abstractmethod
 
 import psycopg2
 from pem_agent_lib import SCHEMA_SUPPORTED, VERSION, AgentConfig, is_true, row
@@ -25,7 +26,7 @@ LISTEN_SECONDS = 1
 log = logging.getLogger("worker")
 
 
-class Session(threading.Thread):
+class Session(threading.Thread, ABC):
     """One kept connection. Whatever happens to it, it is opened again until the agent stops."""
 
     def __init__(self, config: AgentConfig, stopping: threading.Event, purpose: str) -> None:
@@ -68,9 +69,9 @@ class Session(threading.Thread):
     def begin(self) -> None:
         """What is done once on a new connection. May raise psycopg2.Error."""
 
+    @abstractmethod
     def work(self) -> None:
         """One round; returns when the next one is due. May raise psycopg2.Error."""
-        raise NotImplementedError
 
     def wait_until(self, moment: float) -> None:
         """Wait until a moment of the monotonic clock, or until the agent stops."""

@@ -258,8 +258,7 @@ BEGIN
     SELECT active INTO was_active FROM pem.agent WHERE id = p_wanted_id;
     IF FOUND THEN
         IF p_refuse_if_active AND was_active THEN
-            RAISE EXCEPTION 'An active agent is already present with id (#%). Please use another id.',
-                p_wanted_id;
+            RAISE EXCEPTION 'agent id % belongs to an agent that is active', p_wanted_id;
         END IF;
         UPDATE pem.agent SET active = true, description = p_description WHERE id = p_wanted_id;
         RETURN p_wanted_id;
@@ -319,8 +318,9 @@ BEGIN
 END
 $$;
 
--- As described for the real one, weak points included: no search_path of its own, and a password
--- whose VALID UNTIL has passed is handed out all the same.
+-- As described for the real one, weak points included: no search_path of its own, a password whose
+-- VALID UNTIL has passed is handed out all the same, and the default privileges above leave EXECUTE
+-- to pem_user and pem_agent.
 CREATE OR REPLACE FUNCTION pem.get_agent_pool_auth(p_usename text)
 RETURNS TABLE (username text, password text) LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
@@ -333,4 +333,4 @@ BEGIN
     );
 END
 $$;
-REVOKE ALL ON FUNCTION pem.get_agent_pool_auth(text) FROM PUBLIC, pem_admin, pem_user, pem_agent;
+REVOKE ALL ON FUNCTION pem.get_agent_pool_auth(text) FROM PUBLIC, pem_admin;

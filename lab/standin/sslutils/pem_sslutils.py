@@ -137,6 +137,7 @@ def generate_crl(plpy: PlPy, ca_certificate_path: str, ca_key_path: str, days: i
 def revoke_certificate(plpy: PlPy, certificate: str, crl_name: str, days: int | None) -> str:
     """Put a certificate on the revocation list `crl_name` of PEM's CA; gives the new list."""
     _require_file_reader(plpy)
+    _require_membership(plpy, "pg_write_server_files")
     crl_file = Path(_inside_data_directory(plpy, crl_name))
     serial = _openssl(plpy, "x509", "-noout", "-serial", text=certificate)
     revoked = _revoked(plpy, crl_file) if crl_file.exists() else {}
@@ -189,11 +190,13 @@ def _now(plpy: PlPy) -> str:
 
 def _require_file_reader(plpy: PlPy) -> None:
     """Since 1.4.1 only members of pg_read_server_files may name files of the server."""
-    rows = plpy.execute(
-        "SELECT pg_has_role(current_user, 'pg_read_server_files', 'MEMBER') AS allowed"
-    )
+    _require_membership(plpy, "pg_read_server_files")
+
+
+def _require_membership(plpy: PlPy, role: str) -> None:
+    rows = plpy.execute(f"SELECT pg_has_role(current_user, '{role}', 'MEMBER') AS allowed")
     if not rows[0]["allowed"]:
-        raise plpy.Error("must be a member of pg_read_server_files to use files of the server")
+        raise plpy.Error(f"must be a member of {role} to use files of the server")
 
 
 def _inside_data_directory(plpy: PlPy, path: str) -> str:
