@@ -16,6 +16,7 @@ from fleet.operations.postgres import Wish
 # The role by which PgBouncer asks for the others. It logs in by certificate and has no password.
 AUTH_USER = "pgbouncer"
 FUNCTION = "pem_fleet.get_pool_auth(text)"
+PEM_FUNCTION = "pem.get_agent_pool_auth(text)"
 
 
 def role_wishes(server: PemServer) -> tuple[Wish, ...]:
@@ -69,6 +70,14 @@ def function_wishes() -> tuple[Wish, ...]:
             f" FROM pg_proc WHERE oid = to_regprocedure('{FUNCTION}')",
             f"{sql.strip()};\nREVOKE ALL ON FUNCTION {FUNCTION} FROM PUBLIC;\n"
             f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO {AUTH_USER}",
+        ),
+        # PEM's default privileges may leave it to every agent, which could then read the
+        # verifiers of the pool's passwords. Ours calls it as its owner, a superuser.
+        Wish(
+            f"{PEM_FUNCTION} is not for agents and users",
+            f"SELECT NOT bool_or(has_function_privilege(oid, to_regprocedure('{PEM_FUNCTION}'),"
+            " 'EXECUTE')) FROM pg_roles WHERE rolname IN ('pem_user', 'pem_agent')",
+            f"REVOKE EXECUTE ON FUNCTION {PEM_FUNCTION} FROM PUBLIC, pem_user, pem_agent",
         ),
     )
 

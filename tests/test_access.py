@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleet.access import function_wishes, hba_lines, ident_lines, role_wishes
+from fleet.access import FUNCTION, function_wishes, hba_lines, ident_lines, role_wishes
 from fleet.hosts import Host, sources
 from fleet.platforms import pgbouncer
 from fleet.pooler import configuration
@@ -82,7 +82,7 @@ def test_a_role_that_is_a_superuser_is_refused_and_not_made_an_ordinary_one(flee
 
 def test_a_function_that_everybody_may_call_is_seen_even_without_any_grant():
     # Without an ACL of its own a function has the default one, by which PUBLIC may call it.
-    wish = function_wishes()[-1]
+    (wish,) = (wish for wish in function_wishes() if wish.what == FUNCTION)
     assert "aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0" in wish.holds
     revoked = wish.sql.index("REVOKE ALL ON FUNCTION pem_fleet.get_pool_auth(text) FROM PUBLIC;")
     assert revoked < wish.sql.index("GRANT EXECUTE ON FUNCTION")

@@ -74,6 +74,12 @@ def test_only_the_poolers_role_may_call_it(lab: Lab) -> None:
         assert lab.sql(f"SELECT {privilege}") == may, role
 
 
+def test_no_agent_may_read_the_verifiers_by_pems_function(lab: Lab) -> None:
+    for role in ("pem_agent_user1", "pem_admin1", "agent1"):
+        privilege = f"has_function_privilege('{role}', 'pem.get_agent_pool_auth(text)', 'EXECUTE')"
+        assert lab.sql(f"SELECT {privilege}") == "f", role
+
+
 def test_no_role_of_the_pool_is_a_superuser(lab: Lab) -> None:
     assert (
         lab.sql(
