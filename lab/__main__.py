@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from lab.ssh import replace_by_ssh
 
 def main() -> int:
     """Run one command; its exit code."""
+    os.umask(0o022)  # what is written becomes hosts' files, and their users have to read them
     ours, command = _split(sys.argv[1:])
     arguments = _parser().parse_args(ours)
     arguments.command = command

@@ -7,6 +7,7 @@ current_lab().hosts["pem1"].address
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -76,7 +77,7 @@ def current_lab() -> Lab:
     """The lab that LAB_NAME, LAB_ROOT and LAB_NETWORK name; it need not be up.
 
     The network is the one the lab is up on, else LAB_NETWORK, else the one of hosts.yml.
-    Raises LabError for a wrong hosts.yml or a wrong variable.
+    Raises LabError for a wrong hosts.yml, a wrong variable or a broken state file.
     """
     name = os.environ.get("LAB_NAME") or "lab"
     if not LAB_NAME.fullmatch(name):
@@ -84,11 +85,10 @@ def current_lab() -> Lab:
             f"LAB_NAME: {name!r} is not a name (a-z, 0-9 and -, at most 32 characters)",
             hint="LAB_NAME=second .venv/bin/python -m lab up",
         )
-    root = Path(os.environ.get("LAB_ROOT") or DEFAULT_ROOT)
-    directory = root / "labs" / name
-    state_file = directory / "state.json"
+    root = Path(os.environ.get("LAB_ROOT") or DEFAULT_ROOT).absolute()
+    state_file = root / "labs" / name / "state.json"
     if state_file.exists():
-        wanted = str(json.loads(state_file.read_text())["network"])
+        wanted = _recorded_network(state_file)
     else:
         wanted = os.environ.get("LAB_NETWORK", "")
     return read_lab(name, root, wanted)
@@ -123,6 +123,25 @@ def read_lab(name: str, root: Path, wanted_network: str = "") -> Lab:
         state_file=directory / "state.json",
         hosts=hosts,
     )
+
+
+def other_networks(lab: Lab) -> set[str]:
+    """The networks of all other labs under the same root, whether they run or not."""
+    found = set()
+    for file in (lab.root / "labs").glob("*/state.json"):
+        with suppress(LabError):  # it is said to those who use that lab
+            found |= {_recorded_network(file)} if file != lab.state_file else set()
+    return found
+
+
+def _recorded_network(state_file: Path) -> str:
+    try:
+        return str(_network(json.loads(state_file.read_text())["network"], where="network"))
+    except (OSError, ValueError, LookupError, TypeError, LabError) as error:
+        raise LabError(
+            f"{state_file} is broken, and only it says which network the lab has",
+            hint=f"rm {state_file}; .venv/bin/python -m lab down",
+        ) from error
 
 
 def _read_hosts_file() -> dict[str, Any]:

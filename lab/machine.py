@@ -95,11 +95,24 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
+def write_atomically(file: Path, content: str, mode: int = 0o644) -> None:
+    """Write a file so that neither a reader nor a crash ever meets a part of it."""
+    part = file.with_name(f".{file.name}.part")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    with part.open("w") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    part.chmod(mode)
+    part.rename(file)
+
+
 def raise_inotify_limit(root: Path) -> None:
     """Give all hosts together enough inotify instances; the value before is kept under `root`."""
     before = int(INOTIFY_SETTING.read_text())
     if before < INOTIFY_INSTANCES:
-        (root / "sysctl.json").write_text(json.dumps({"before": before}))
+        write_atomically(root / "sysctl.json", json.dumps({"before": before}))
         INOTIFY_SETTING.write_text(str(INOTIFY_INSTANCES))
 
 

@@ -48,10 +48,9 @@ def port(host: LabHost) -> str:
 
 
 def exists(lab: Lab) -> bool:
-    """Whether the whole network is there: namespace, bridge and cable."""
-    return namespace_file(lab).exists() and bool(
-        run("ip", "-oneline", "-4", "address", "show", cable(lab), check=False)
-    )
+    """Whether the whole network is there: namespace, bridge and cable with the lab's address."""
+    addresses = run("ip", "-oneline", "-4", "address", "show", cable(lab), check=False)
+    return namespace_file(lab).exists() and f" {lab.gateway}/24 " in addresses
 
 
 def create(lab: Lab) -> None:
@@ -88,16 +87,28 @@ def choose(lab: Lab, default: str, chosen_by_user: bool, used_by_other_labs: set
 
     Raises LabError if something else on the control machine uses these addresses.
     """
-    taken = _taken(cable(lab))
+    taken = dict.fromkeys(used_by_other_labs, "another lab") | _taken(cable(lab))
     if not chosen_by_user and lab.network in used_by_other_labs:
         return _next_free(default, taken)
+    _require_free(
+        lab, taken, f"LAB_NETWORK={_next_free(default, taken)} .venv/bin/python -m lab up"
+    )
+    return lab.network
+
+
+def require_free(lab: Lab) -> None:
+    """Raise LabError if the network of a lab that starts again was taken by something else."""
+    _require_free(
+        lab, _taken(cable(lab)), f"ip route show table all | grep {lab.network.rpartition('.')[0]}"
+    )
+
+
+def _require_free(lab: Lab, taken: dict[str, str], hint: str) -> None:
     for other, device in taken.items():
         if IPv4Network(lab.network).overlaps(IPv4Network(other)):
             raise LabError(
-                f"{lab.network} is taken on this machine: {other} on {device}",
-                hint=f"LAB_NETWORK={_next_free(default, taken)} .venv/bin/python -m lab up",
+                f"{lab.network} is taken on this machine: {other} on {device}", hint=hint
             )
-    return lab.network
 
 
 def _next_free(default: str, taken: dict[str, str]) -> str:
@@ -112,10 +123,13 @@ def _next_free(default: str, taken: dict[str, str]) -> str:
 
 
 def _taken(own_device: str) -> dict[str, str]:
-    """Networks that routes or interfaces of the control machine cover, and the device of each."""
+    """Networks that routes or interfaces of the control machine cover, and the device of each.
+
+    A route wider than /8 is a default route in parts (0.0.0.0/1 of OpenVPN) and takes nothing.
+    """
     found: dict[str, str] = {}
     for route in json.loads(run("ip", "-json", "-4", "route", "show", "table", "all") or "[]"):
-        if route["dst"] != "default":
+        if route["dst"] != "default" and IPv4Network(route["dst"]).prefixlen >= 8:
             found[route["dst"]] = route.get("dev", "no device")
     for link in json.loads(run("ip", "-json", "-4", "address", "show") or "[]"):
         for address in link.get("addr_info", []):

@@ -4,7 +4,6 @@ What is true is asked from the kernel (control groups, namespace, nftables), not
 crashed run leaves nothing that could mislead the next one.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from lab import cgroup, image, network, proxy, seed, ssh
 from lab.backend import Report, State
 from lab.cgroup import Group
 from lab.errors import LabError
-from lab.hosts import Lab, LabHost, current_lab, read_lab
+from lab.hosts import Lab, LabHost, current_lab, other_networks, read_lab
 from lab.machine import (
     locked,
     raise_inotify_limit,
@@ -27,6 +26,7 @@ from lab.machine import (
     require_space,
     restore_inotify_limit,
     run,
+    write_atomically,
 )
 from lab.standin.build import build_repository
 
@@ -66,7 +66,7 @@ class Nspawn:
             cgroup.remove_all(self.lab.name)
             remove_tree(self.lab.directory)
             with locked(self.lab.root / "lock"):
-                if not _other_networks(self.lab):
+                if not list((self.lab.root / "labs").glob("*/state.json")):
                     restore_inotify_limit(self.lab.root)
 
     def states(self) -> dict[str, State]:
@@ -157,16 +157,16 @@ class Nspawn:
         with locked(self.lab.root / "lock"):
             if not self.lab.state_file.exists():
                 default = read_lab(self.lab.name, self.lab.root).network
-                chosen = network.choose(
-                    self.lab, default, bool(wanted), set(_other_networks(self.lab))
-                )
+                chosen = network.choose(self.lab, default, bool(wanted), other_networks(self.lab))
                 self.lab.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self.lab.state_file.write_text(json.dumps({"network": chosen}) + "\n")
+                write_atomically(self.lab.state_file, f'{{"network": "{chosen}"}}\n')
             elif wanted and wanted != self.lab.network:
                 raise LabError(
                     f"the lab {self.lab.name!r} has the network {self.lab.network} already",
                     hint=f".venv/bin/python -m lab down, then up with LAB_NETWORK={wanted}",
                 )
+            elif not network.namespace_file(self.lab).exists():
+                network.require_free(self.lab)
             raise_inotify_limit(self.lab.root)
         self.lab = current_lab()
 
@@ -281,12 +281,6 @@ class Nspawn:
         if group.frozen():
             return "paused"
         return "cut" if network.port(host) in cut else "running"
-
-
-def _other_networks(lab: Lab) -> list[str]:
-    """The networks of all other labs under the same root."""
-    files = (lab.root / "labs").glob("*/state.json")
-    return [json.loads(file.read_text())["network"] for file in files if file != lab.state_file]
 
 
 def _children(process: int) -> list[int]:

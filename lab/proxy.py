@@ -145,13 +145,20 @@ class Handler(BaseHTTPRequestHandler):
 def start(lab: Lab) -> None:
     """Start the lab's proxy on its gateway address, if it is not running.
 
-    Raises LabError if it does not come up within 20 s.
+    Raises LabError if another program has its port, or if it does not come up within 20 s.
     """
     address = (lab.gateway, seed.PROXY_PORT)
-    if _listens(address):
+    earlier = cgroup.groups(lab.name, GROUP)
+    if any(group.alive() for group in earlier) and _listens(address):
         return
-    for group in cgroup.groups(lab.name, GROUP):
+    for group in earlier:
         group.kill()
+    if _listens(address):
+        raise LabError(
+            f"{lab.gateway}:{seed.PROXY_PORT}, the place of the package proxy,"
+            " is taken by another program",
+            hint=f"ss -ltnp sport = :{seed.PROXY_PORT}",
+        )
     group = cgroup.Group.create(lab.name, GROUP)
     command = [sys.executable, "-m", "lab.proxy", lab.gateway, str(seed.PROXY_PORT)]
     folders = [lab.root / "packages", lab.root / "www"]
@@ -164,8 +171,9 @@ def start(lab: Lab) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # In its group before it is the proxy: whatever happens to us, `down` finds it.
+            preexec_fn=lambda: group.add(os.getpid()),  # noqa: PLW1509 -- no threads run here
         )
-    group.add(process.pid)
     deadline = time.monotonic() + 20
     while not _listens(address):
         if process.poll() is not None or time.monotonic() > deadline:

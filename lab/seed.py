@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from lab.hosts import Lab, LabHost
-from lab.machine import run
+from lab.machine import run, write_atomically
 from lab.network import hardware_address
 
 PROXY_PORT = 3142
@@ -47,11 +47,10 @@ def write_keys(lab: Lab) -> None:
         f"  UserKnownHostsFile {lab.known_hosts_file}\n  GlobalKnownHostsFile /dev/null\n"
         "  StrictHostKeyChecking yes\n  ConnectTimeout 5\n  LogLevel ERROR\n"
     )
-    lab.known_hosts_file.write_text("".join(known_hosts))
-    lab.ssh_config_file.write_text("".join(settings))
+    write_atomically(lab.known_hosts_file, "".join(known_hosts))
+    write_atomically(lab.ssh_config_file, "".join(settings))
     if not lab.password_file.exists():
-        lab.password_file.touch(mode=0o600)
-        lab.password_file.write_text(secrets.token_urlsafe(32) + "\n")
+        write_atomically(lab.password_file, secrets.token_urlsafe(32) + "\n", 0o600)
 
 
 def write_seed(lab: Lab, host: LabHost, folder: Path, image: Path, repository_key: Path) -> None:
@@ -106,9 +105,15 @@ def _host_key(lab: Lab, host: LabHost) -> Path:
 
 
 def _make_key(file: Path, comment: str) -> None:
-    if not file.exists():
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", file)
+    """Make a pair of keys beside its place and rename: a key that is there is a whole one."""
+    if file.exists():
+        return
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    part.unlink(missing_ok=True)
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", part)
+    part.with_suffix(".part.pub").rename(file.with_suffix(".pub"))
+    part.rename(file)
 
 
 def _write(file: Path, content: str, mode: int = 0o644) -> None:
