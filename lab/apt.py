@@ -7,6 +7,7 @@ whatever is included from where, mean here what they mean to apt.
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from lab.errors import LabError
@@ -21,19 +22,28 @@ class Mirrors:
     security: str
 
 
-def repositories() -> list[tuple[str, str, str]]:
-    """Every repository of this machine's apt: its URL, its release, its component.
+class Repository(NamedTuple):
+    """One line of apt's sources, and who its Release file says makes it ("Debian")."""
+
+    url: str
+    release: str
+    component: str
+    origin: str
+
+
+def repositories() -> list[Repository]:
+    """Every repository of this machine's apt.
 
     Raises LabError if apt has none.
     """
     listing = run(
-        "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+        "apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)",
         "Created-By: Packages",
     )  # fmt: skip
     found = []
     for line in listing.splitlines():
-        url, release, component = (*line.split(), "", "")[:3]
-        found.append((_first_mirror(url).rstrip("/"), release, component))
+        url, release, component, origin = line.split("|", 3)
+        found.append(Repository(_first_mirror(url).rstrip("/"), release, component, origin))
     if not found:
         raise LabError(
             "apt on this machine has no repository, so the lab has no mirror to use",
@@ -44,7 +54,7 @@ def repositories() -> list[tuple[str, str, str]]:
 
 def upstreams() -> dict[str, str]:
     """For every server of this machine's repositories, "host" or "host:port": http or https."""
-    urls = [urlsplit(url) for url, _, _ in repositories()]
+    urls = [urlsplit(repository.url) for repository in repositories()]
     return {
         url.netloc.rpartition("@")[2]: url.scheme for url in urls if url.scheme in ("http", "https")
     }
@@ -68,13 +78,13 @@ def debian_mirrors() -> Mirrors:
     """
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     names = {codename, "stable", "oldstable", "testing", "unstable", "sid"}
-    found = [(url, release) for url, release, component in repositories() if component == "main"]
-    archive = [url for url, release in found if release in names]
-    security = [url for url, release in found if release.endswith("-security")]
+    found = [one for one in repositories() if (one.origin, one.component) == ("Debian", "main")]
+    archive = [one.url for one in found if one.release in names]
+    security = [one.url for one in found if one.release.endswith("-security")]
     if not archive:
         raise LabError(
             f"apt on this machine has no repository with Debian's {codename} main",
-            hint="apt-cache policy; the lab's machine is an ordinary Debian 12 or 13",
+            hint="apt-get update; apt-cache policy: the machine is an ordinary Debian 12 or 13",
         )
     return Mirrors(archive[0], security[0] if security else "")
 

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 MIRROR_TIMEOUT_SECONDS = 30
@@ -19,11 +20,37 @@ SILENCE_SECONDS = 30
 CHUNK_BYTES = 1 << 18
 
 
+class RedirectsAmong(urllib.request.HTTPRedirectHandler):
+    """Goes where a mirror points to if that is a mirror too; for clients it is a 502 if not."""
+
+    def __init__(self, mirrors: set[str]) -> None:
+        self.mirrors = mirrors
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """What to ask next. Raises HTTPError for a server that is none of the mirrors."""
+        if urlsplit(newurl).netloc.lower() not in self.mirrors:
+            print(f"{req.full_url}: redirect refused: {newurl}", file=sys.stderr, flush=True)
+            raise urllib.error.HTTPError(
+                req.full_url, HTTPStatus.BAD_GATEWAY, "redirect refused", headers, fp
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 class Downloads:
     """The downloads under way: never two of the same file at once."""
 
-    def __init__(self, proxies: dict[str, str]) -> None:
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+    def __init__(self, proxies: dict[str, str], mirrors: set[str]) -> None:
+        self.opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler(proxies), RedirectsAmong(mirrors)
+        )
         self.under_way: dict[Path, Download] = {}
         self.guard = threading.Lock()
         self.silent_until: dict[str, float] = {}  # mirrors that did not answer
@@ -77,9 +104,10 @@ class Download(threading.Thread):
             self.status = answer.code
             if answer.code == HTTPStatus.NOT_MODIFIED:
                 os.utime(self.file, (time.time(), self.file.stat().st_mtime))
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             print(f"{self.url}: {error!r}", file=sys.stderr, flush=True)
-            self.status = self.status or HTTPStatus.GATEWAY_TIMEOUT
+            if self.length is None:  # nobody is being served from what came so far
+                self.status = HTTPStatus.GATEWAY_TIMEOUT
             self.downloads.note_silence(self.url)
         finally:
             self.downloads.forget(self)
@@ -137,11 +165,14 @@ class Download(threading.Thread):
             self.status, self.length = answer.status, answer.length
             self.modified = answer.headers.get("Last-Modified") or http_date(time.time())
             self.changed.notify_all()
-        while chunk := answer.read1(CHUNK_BYTES):
-            os.write(self.descriptor, chunk)
-            with self.changed:
-                self.received += len(chunk)
-                self.changed.notify_all()
+        with os.fdopen(self.descriptor, "wb", closefd=False) as part:
+            while chunk := answer.read1(CHUNK_BYTES):
+                part.write(chunk)
+                part.flush()  # the clients read what is in the file
+                with self.changed:
+                    self.received += len(chunk)
+                    self.changed.notify_all()
+            os.fsync(self.descriptor)
         if self.length is not None and self.received != self.length:
             raise http.client.IncompleteRead(b"", self.length - self.received)
 

@@ -45,14 +45,14 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(address, Handler)
         self.cache, self.www, self.name = cache, www, name
         self.upstreams = apt.upstreams()
-        self.downloads = Downloads(apt.proxies())
+        self.downloads = Downloads(apt.proxies(), set(self.upstreams))
         self.offline = bool(os.environ.get("LAB_OFFLINE"))
 
-    def fresh(self, file: Path) -> bool:
-        """Whether the file may be served without a word to its mirror."""
+    def fresh(self, path: str, file: Path) -> bool:
+        """Whether `file`, the cache's copy of the URL's `path`, may be served unasked."""
         if not file.is_file():
             return False
-        forever = "/pool/" in str(file) or "/by-hash/" in str(file) or file.suffix == ".deb"
+        forever = "/pool/" in path or "/by-hash/" in path or path.endswith(".deb")
         # The change time is when the mirror last said what the file is.
         return forever or self.offline or time.time() - file.stat().st_ctime < FRESH_SECONDS
 
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         self._refuse(HTTPStatus.FORBIDDEN, "no tunnels; the lab's hosts use http")
 
     def _send_mirrored(self, host: str, path: str, file: Path) -> None:
-        if self.server.fresh(file):
+        if self.server.fresh(path, file):
             self._send_file(file)
             return
         if self.server.offline:
