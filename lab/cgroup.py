@@ -18,9 +18,18 @@ BASE = Path("/sys/fs/cgroup")
 
 
 def hierarchies() -> list[Path]:
-    """Every hierarchy a host must have a group of its own in; cgroup2 is the first."""
+    """Every hierarchy a host must have a group of its own in; cgroup2 is the first.
+
+    Raises LabError on a machine without cgroup2.
+    """
     if (BASE / "cgroup.controllers").exists():
         return [BASE]
+    unified = BASE / "unified"
+    if not (unified / "cgroup.controllers").exists():
+        raise LabError(
+            f"no cgroup2 hierarchy at {BASE} or {unified}",
+            hint=f"mkdir -p {unified} && mount -t cgroup2 cgroup2 {unified}",
+        )
     # Both at once: cgroup2 beside the older ones. Hosts that share a group of the older ones
     # would mix their units there.
     return [
@@ -40,9 +49,7 @@ class Group:
         serial = time.monotonic_ns()
         for hierarchy in hierarchies():
             (hierarchy / folder(lab) / f"{name}.{serial}" / "launcher").mkdir(parents=True)
-        group = cls(hierarchies()[0] / folder(lab) / f"{name}.{serial}")
-        _delegate(group.path.parent)
-        return group
+        return cls(hierarchies()[0] / folder(lab) / f"{name}.{serial}")
 
     @property
     def name(self) -> str:
@@ -131,15 +138,6 @@ def remove_all(lab: str) -> None:
     """Remove what is left of the lab's groups; their processes have ended."""
     for hierarchy in hierarchies():
         _remove_tree(hierarchy / folder(lab))
-
-
-def _delegate(path: Path) -> None:
-    """Offer the controllers to the hosts, where there are any to offer (pure cgroup2)."""
-    for controller in _read(path / "cgroup.controllers").split():
-        try:
-            (path / "cgroup.subtree_control").write_text(f"+{controller}")
-        except OSError:
-            continue  # a controller that this machine does not hand out: hosts boot without
 
 
 def _first_process(path: Path) -> int:

@@ -117,10 +117,11 @@ def raise_inotify_limit(root: Path) -> None:
 
 
 def restore_inotify_limit(root: Path) -> None:
-    """Undo `raise_inotify_limit`; for the last lab that goes down."""
+    """Undo `raise_inotify_limit`, unless the limit was changed since; for the last lab's end."""
     kept = root / "sysctl.json"
     if kept.exists():
-        INOTIFY_SETTING.write_text(str(json.loads(kept.read_text())["before"]))
+        if int(INOTIFY_SETTING.read_text()) == INOTIFY_INSTANCES:
+            INOTIFY_SETTING.write_text(str(json.loads(kept.read_text())["before"]))
         kept.unlink()
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from lab import cgroup, image, network, proxy, seed, ssh
+from lab import cgroup, image, network, owner, proxy, seed, ssh
 from lab.backend import Report, State
 from lab.cgroup import Group
 from lab.errors import LabError
@@ -49,6 +49,7 @@ class Nspawn:
         with self._locked():
             self._require_space(hosts)
             self._choose_network()
+            owner.claim(self.lab)
             if not network.exists(self.lab):
                 self._end_everything()  # hosts of a crashed run hang on a cable to nowhere
                 network.create(self.lab)
@@ -68,6 +69,7 @@ class Nspawn:
             with locked(self.lab.root / "lock"):
                 if not list((self.lab.root / "labs").glob("*/state.json")):
                     restore_inotify_limit(self.lab.root)
+            owner.release(self.lab)
 
     def states(self) -> dict[str, State]:
         """The state of every host, by name."""
@@ -122,7 +124,7 @@ class Nspawn:
             return self._start(hosts)
 
     def log(self, host: LabHost) -> str:
-        """The console, and the journal: by ssh, or from the disk of a host that does not run."""
+        """The console, and the journal as it stands on the host's disk."""
         console = self._directory(host) / "console.log"
         if not console.exists():
             raise LabError(
@@ -140,6 +142,7 @@ class Nspawn:
         """One command at a time changes this lab."""
         with locked(self.lab.root / "labs" / f".{self.lab.name}.lock"):
             self.lab = current_lab()
+            owner.require_own(self.lab)
             yield
 
     @contextmanager
@@ -208,6 +211,7 @@ class Nspawn:
             group.kill()  # what is left of a host whose launcher was killed
         group = Group.create(self.lab.name, host.name)
         directory = self._directory(host)
+        seed.refresh_hosts_file(self.lab, directory)
         command: list[str | Path] = [
             Path(__file__).with_name("nspawn-host.sh"),
             directory,
@@ -284,12 +288,10 @@ class Nspawn:
 
 
 def _children(process: int) -> list[int]:
-    try:
-        return [
-            int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()
-        ]
-    except FileNotFoundError:
-        return []
+    with suppress(FileNotFoundError):
+        children = Path(f"/proc/{process}/task/{process}/children").read_text()
+        return [int(child) for child in children.split()]
+    return []
 
 
 def _in_parallel(verb: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -80,6 +80,18 @@ def write_seed(lab: Lab, host: LabHost, folder: Path, image: Path, repository_ke
     _write_authorized_keys(lab, folder, image)
 
 
+def refresh_hosts_file(lab: Lab, directory: Path) -> None:
+    """Let a host that starts again, kept in `directory`, know the hosts of a changed hosts.yml.
+
+    Unless that changed, its /etc/hosts is as it was left there.
+    """
+    seeded = directory / "seed" / "etc" / "hosts"
+    content = _hosts_file(lab)
+    if seeded.read_text() != content:
+        write_atomically(directory / "disk" / "etc" / "hosts", content)
+        write_atomically(seeded, content)
+
+
 def _write_authorized_keys(lab: Lab, folder: Path, image: Path) -> None:
     home = folder / "home" / lab.user
     in_image = (image / "home" / lab.user).stat()
