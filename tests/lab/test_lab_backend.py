@@ -20,7 +20,7 @@ pytestmark = [
 
 PROJECT = Path(__file__).parent.parent.parent
 ROOT = Path(os.environ.get("LAB_ROOT") or "/var/lib/pem-fleet-lab")
-FIRST, SECOND = "selftest", "selftest-two"
+FIRST, SECOND = "selftest", "selftest2"
 HOSTS = ("pem1", "bouncer1", "agent1")
 NETWORK = "10.77.201"
 COMMAND_SECONDS = 120  # building the image is the longest of them
@@ -105,21 +105,53 @@ def leftovers(name):
     return {
         "processes": processes(name),
         "groups": groups.split(),
-        "mounts": run("findmnt", "-rno", "TARGET").stdout.count(f"/labs/{name}/"),
+        "mounts": mounts(f"/labs/{name}/"),
         "namespaces": run("ip", "netns").stdout.split().count(f"pem-fleet-lab.{name}"),
         "cables": [link for link in links if link == f"lab-{name}"],
         "disks": list((ROOT / "labs").glob(f"{name}/*")),
+        "records": list(Path("/run").glob(f"pem-fleet-lab.{name}*")),
     }
 
 
-NOTHING = {"processes": [], "groups": [], "mounts": 0, "namespaces": 0, "cables": [], "disks": []}
+def mounts(below):
+    """Mounts below a folder, in the mount namespaces of all processes."""
+    found = set()
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        try:
+            lines = table.read_text().splitlines()
+        except OSError:  # the process has ended meanwhile
+            continue
+        found |= {line.split()[4] for line in lines if below in line.split()[4]}
+    return sorted(found)
+
+
+NOTHING = {
+    "processes": [],
+    "groups": [],
+    "mounts": [],
+    "namespaces": 0,
+    "cables": [],
+    "disks": [],
+    "records": [],
+}
 
 
 @pytest.fixture(scope="module")
 def _first_lab():
-    did("up", *HOSTS, LAB_NETWORK=f"{NETWORK}.0/24")
-    yield
-    did("down")
+    try:
+        did("up", *HOSTS, LAB_NETWORK=f"{NETWORK}.0/24")
+        yield
+    finally:
+        did("down")
+
+
+@pytest.fixture
+def _no_second_lab():
+    """A test that starts the second lab leaves none behind, whatever goes wrong in it."""
+    try:
+        yield
+    finally:
+        did("down", name=SECOND)
 
 
 @pytest.fixture
@@ -132,6 +164,7 @@ def _running_lab(_first_lab):
 
 
 on_running_lab = pytest.mark.usefixtures("_running_lab")
+with_second_lab = pytest.mark.usefixtures("_no_second_lab")
 
 
 # --- hosts
@@ -193,6 +226,15 @@ def test_up_leaves_running_hosts_alone():
     before = boot("pem1")
     did("up", *HOSTS)
     assert boot("pem1") == before
+
+
+@on_running_lab
+def test_logs_show_the_console_and_the_journal():
+    assert on("pem1", "logger --tag claim seen in the journal; sudo journalctl --sync")[0] == 0
+    said = did("logs", "pem1")
+    assert "claim" in said
+    assert "seen in the journal" in said
+    assert "was never started" in refused(lab("logs", "agent3"))
 
 
 # --- power
@@ -278,6 +320,26 @@ def test_packages_come_through_the_proxy():
 
 
 @on_running_lab
+def test_what_was_fetched_once_needs_no_mirror():
+    tree = "sudo apt-get update -qq && sudo apt-get install -y -qq tree"
+    assert on("bouncer1", tree)[0] == 0
+    for pid in processes(FIRST, "python"):  # only an offline lab's proxy is left to start
+        os.kill(pid, signal.SIGKILL)
+    try:
+        did("up", *HOSTS, LAB_OFFLINE="1")
+        code, said = on("agent1", tree)
+        assert code == 0, said
+        assert on("agent1", "tree --version")[0] == 0
+        code, said = on("agent1", "sudo apt-get install -y bsdgames")
+        assert code != 0
+        assert "not in the cache" in said or "504" in said
+    finally:
+        for pid in processes(FIRST, "python"):
+            os.kill(pid, signal.SIGKILL)
+        did("up", *HOSTS)
+
+
+@on_running_lab
 def test_other_servers_are_refused():
     proxy = f"http://{NETWORK}.1:3142"
     for url in ("http://example.org/", "https://example.org/", f"http://{NETWORK}.1/"):
@@ -291,16 +353,21 @@ def test_other_servers_are_refused():
 
 
 @on_running_lab
-def test_two_labs_run_side_by_side():
+@with_second_lab
+def test_two_labs_run_side_by_side(tmp_path):
     did("up", "pem1", name=SECOND)
-    try:
-        assert on("pem1", "hostname", name=SECOND) == (0, "pem1")
-        assert boot("pem1") != on("pem1", "cat /proc/sys/kernel/random/boot_id", name=SECOND)[1]
-        address = json.loads(did("ls", "--json", name=SECOND))[0]["address"]
-        assert not address.startswith(NETWORK)
-        assert not reaches("pem1", address)
-    finally:
-        did("down", name=SECOND)
+    assert on("pem1", "hostname", name=SECOND) == (0, "pem1")
+    assert boot("pem1") != on("pem1", "cat /proc/sys/kernel/random/boot_id", name=SECOND)[1]
+    address = json.loads(did("ls", "--json", name=SECOND))[0]["address"]
+    assert not address.startswith(NETWORK)
+    assert not reaches("pem1", address)
+    assert mounts(f"/labs/{SECOND}/") != []  # what is looked for after `down` can be seen
+    assert leftovers(SECOND)["cables"] != []
+    for verb in (["up", "pem1"], ["kill", "pem1"], ["down"]):  # the same name, another root
+        problem = refused(lab(*verb, name=SECOND, LAB_ROOT=str(tmp_path)))
+        assert f"is up under another LAB_ROOT ({ROOT})" in problem
+    assert on("pem1", "true", name=SECOND)[0] == 0
+    did("down", name=SECOND)
     assert leftovers(SECOND) == NOTHING
     assert on("pem1", "true")[0] == 0
 
@@ -318,19 +385,53 @@ def test_up_clears_away_a_crash():
     assert reaches("pem1", "agent1")
 
 
+@with_second_lab
 def test_down_after_a_crash_leaves_nothing():
-    limit = Path("/proc/sys/fs/inotify/max_user_instances")
-    before = limit.read_text()
     did("up", "pem1", name=SECOND)
     for pid in processes(SECOND, "sh") + processes(SECOND, "systemd-nspawn"):
         os.kill(pid, signal.SIGKILL)
     assert processes(SECOND) != []
     did("down", name=SECOND)
     assert leftovers(SECOND) == NOTHING
-    assert limit.read_text() == before
     did("down", name=SECOND)
 
 
+@on_running_lab
+@with_second_lab
+def test_a_lost_state_file_does_not_lock_anybody_out():
+    state_file = ROOT / "labs" / SECOND / "state.json"
+    did("up", "pem1", name=SECOND)
+    state_file.write_text("")
+    problem = refused(lab("ls", name=SECOND))
+    assert f"{state_file} is broken" in problem
+    assert state("pem1") == "running"  # of the first lab
+    state_file.unlink()
+    did("down", name=SECOND)
+    assert leftovers(SECOND) == NOTHING
+
+
+def test_the_inotify_limit_is_given_back_unless_somebody_else_changed_it(tmp_path):
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    before = limit.read_text()
+    question = (
+        "import sys, pathlib, lab.machine as m; getattr(m, sys.argv[1])(pathlib.Path(sys.argv[2]))"
+    )
+
+    def limit_after(step):
+        assert run(sys.executable, "-c", question, step, str(tmp_path)).returncode == 0
+        return int(limit.read_text())
+
+    try:
+        for others, at_the_end in ((None, 1000), ("2000", 2000)):
+            limit.write_text("1000")
+            assert limit_after("raise_inotify_limit") == 1024
+            limit.write_text(others or "1024")
+            assert limit_after("restore_inotify_limit") == at_the_end
+    finally:
+        limit.write_text(before)
+
+
+@with_second_lab
 def test_a_machine_with_nothing_but_cgroup2_will_do():
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         pytest.skip("this machine is one, and all other tests have shown it")
@@ -353,6 +454,24 @@ def test_a_machine_with_nothing_but_cgroup2_will_do():
     assert done.returncode == 0, done.stderr
     assert "0::/user.slice/" in done.stdout
     assert leftovers(SECOND) == NOTHING
+
+
+# --- the command line
+
+
+COMMANDS = [
+    *("up", "down", "ls", "ssh", "start", "stop", "restart"),
+    *("kill", "pause", "resume", "cut", "heal", "reset", "logs"),
+]
+
+
+def test_the_help_names_every_command():
+    assert [word for word in COMMANDS if f"\n    {word} " not in did("--help")] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command):
+    assert did(command, "--help").startswith(f"usage: python -m lab {command}")
 
 
 # --- mistakes: one line, and a HINT
