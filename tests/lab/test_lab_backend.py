@@ -6,6 +6,7 @@ What is true is asked from ssh, ip, findmnt, ps and the kernel's files, not from
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ def run(*command, **environment):
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,
+        umask=0o077,  # a strict administrator's; the hosts' files must not take after it
         check=False,
     )
 
@@ -175,6 +177,7 @@ def test_a_host_is_a_real_host():
     assert on("pem1", "ps -o comm= -p 1") == (0, "systemd")
     assert on("pem1", "id -un; sudo id -un") == (0, "admin\nroot")
     assert on("pem1", "systemctl is-system-running") == (0, "running")
+    assert on("pem1", "stat -c %a / /etc /etc/hosts") == (0, "755\n755\n644")
     assert f"{NETWORK}.11/24" in on("pem1", "ip -brief address show host0")[1]
 
 
@@ -330,7 +333,7 @@ def test_what_was_fetched_once_needs_no_mirror():
         code, said = on("agent1", tree)
         assert code == 0, said
         assert on("agent1", "tree --version")[0] == 0
-        code, said = on("agent1", "sudo apt-get install -y bsdgames")
+        code, said = on("agent1", "sudo apt-get install -y -o Acquire::Retries=0 bsdgames")
         assert code != 0
         assert "not in the cache" in said or "504" in said
     finally:
@@ -503,6 +506,49 @@ def test_a_taken_network_is_refused():
     assert "10.77.202.0/24 is taken on this machine: 10.77.202.0/24 on lo" in refused(done)
     assert "LAB_NETWORK=10." in done.stderr
     assert leftovers(SECOND) == NOTHING
+
+
+@with_second_lab
+def test_a_network_another_lab_wrote_down_is_taken():
+    record = ROOT / "labs" / "selftest3" / "state.json"  # down, or crashed
+    record.parent.mkdir()
+    record.write_text('{"network": "10.77.203.0/24"}')
+    try:
+        done = lab("up", name=SECOND, LAB_NETWORK="10.77.203.0/24")
+    finally:
+        record.unlink()
+        record.parent.rmdir()
+    assert "10.77.203.0/24 is taken on this machine: 10.77.203.0/24 on another lab" in refused(done)
+
+
+@with_second_lab
+def test_a_lab_that_starts_again_looks_at_its_network_again():
+    state_file = ROOT / "labs" / SECOND / "state.json"
+    state_file.parent.mkdir()
+    state_file.write_text('{"network": "10.77.202.0/24"}')
+    run("ip", "address", "add", "10.77.202.1/24", "dev", "lo")
+    try:
+        done = lab("up", name=SECOND)
+    finally:
+        run("ip", "address", "del", "10.77.202.1/24", "dev", "lo")
+    assert "10.77.202.0/24 is taken on this machine" in refused(done)
+
+
+@with_second_lab
+def test_a_taken_port_is_refused_and_half_a_default_route_is_not():
+    network = "10.77.203"
+    free_bind = 15  # IP_FREEBIND: the address comes to be only with the lab
+    run("ip", "route", "add", "0.0.0.0/1", "dev", "lo", "table", "977")  # as OpenVPN's, unused
+    try:
+        with socket.socket() as other:
+            other.setsockopt(socket.IPPROTO_IP, free_bind, 1)
+            other.bind((f"{network}.1", 3142))
+            other.listen()
+            done = lab("up", "pem1", name=SECOND, LAB_NETWORK=f"{network}.0/24")
+    finally:
+        run("ip", "route", "flush", "table", "977")
+    assert f"{network}.1:3142" in refused(done)
+    assert "taken by another program" in done.stderr
 
 
 def test_a_missing_tool_is_named_with_its_package():
