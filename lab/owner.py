@@ -32,7 +32,7 @@ def require_own(lab: Lab) -> None:
         owner = record.read_text().strip()
     else:  # a chroot has a /run of its own
         owner = str(lab.root) if lab.state_file.exists() else "not known from here"
-    if up and owner != str(lab.root):
+    if up and Path(owner).resolve() != lab.root.resolve():
         raise LabError(
             f"a lab {lab.name!r} is up under another LAB_ROOT ({owner})",
             hint=f"LAB_NAME={lab.name}2 .venv/bin/python -m lab up",
