@@ -7,7 +7,7 @@ from pathlib import Path
 from fleet.hosts import Fleet, Host, PgBouncer, sources
 from fleet.leaves import pool_leaf, server_leaf
 from fleet.operations.files import CANDIDATE, File
-from fleet.pki import certificate_file, key_file
+from fleet.pki import KINDS, authority_file, certificate_file, key_file
 from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE, Pooler
 from fleet.render import render
 from fleet.sizing import Sizing, sizing
@@ -39,7 +39,7 @@ def configuration(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...
         File(rules, _hba(fleet, place), place.user, place.user, "600", keep_foreign=True),
         File(
             ini,
-            _ini(fleet, machine, place, _service(fleet, place)),
+            _ini(fleet, _service(fleet, place), _auth_query(fleet, machine, place)),
             place.user,
             place.user,
             "640",
@@ -62,7 +62,7 @@ def spare_ini(fleet: Fleet, machine: Host, place: Pooler) -> str:
         listen_addr="",
         listen_port=6432,
     )
-    return _ini(fleet, machine, place, spare)
+    return _ini(fleet, spare, _auth_query(fleet, machine, place))
 
 
 def login(fleet: Fleet, place: Pooler) -> str:
@@ -145,13 +145,13 @@ def _hba(fleet: Fleet, place: Pooler) -> str:
     )
 
 
-def _ini(fleet: Fleet, machine: Host, place: Pooler, where: Place) -> str:
+def _ini(fleet: Fleet, where: Place, auth_query: str) -> str:
     return render(
         "pgbouncer.ini.j2",
         server=fleet.pem_server,
         sizing=sizing(fleet.pgbouncer, fleet.agent),
         place=where,
-        auth_query=_auth_query(fleet, machine, place),
+        auth_query=auth_query,
         extra=fleet.pgbouncer.extra,
     )
 
@@ -165,20 +165,12 @@ def _auth_query(fleet: Fleet, machine: Host, place: Pooler) -> str:
 
 def _fingerprint(fleet: Fleet, machine: Host, place: Pooler) -> str:
     """A short hash over everything that PgBouncer reads: settings, rules, certificates and CAs."""
-    authority = fleet.certificate_authority.path
-    parts = [
-        render(
-            "pgbouncer.ini.j2",
-            server=fleet.pem_server,
-            sizing=sizing(fleet.pgbouncer, fleet.agent),
-            place=_service(fleet, place),
-            auth_query="",
-            extra=fleet.pgbouncer.extra,
-        ).encode(),
-        _hba(fleet, place).encode(),
-    ]
+    authority = fleet.certificate_authority
+    # Without the query, which is to carry the fingerprint.
+    texts = (_ini(fleet, _service(fleet, place), auth_query=""), _hba(fleet, place))
+    parts = [text.encode() for text in texts]
     paths = [file.content for file in _certificates(fleet, machine, place)]
-    paths += [authority / "server-ca.crt", authority / "client-ca.crt"]
+    paths += [authority_file(authority, kind) for kind in KINDS]
     # Before deploys/ca.py has run there is nothing to read, and nothing to write either.
     parts += [path.read_bytes() for path in paths if isinstance(path, Path) and path.exists()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]

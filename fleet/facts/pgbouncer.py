@@ -11,16 +11,23 @@ from pyinfra.api import FactBase, QuoteString, StringCommand
 from typing_extensions import override
 
 
-def console(directory: str, port: int, statement: str) -> StringCommand:
-    """Psql on the console, columns separated by tabs."""
+def _console(directory: str, port: int, show: str) -> StringCommand:
+    """A SHOW on the console: a header, as each version adds columns, and rows, by tabs."""
     return StringCommand(
-        "psql -XAtq -F '\t' -U pgbouncer -d pgbouncer -h",
+        "psql -XAq -P footer=off -F '\t' -U pgbouncer -d pgbouncer -h",
         QuoteString(directory),
         "-p",
         str(port),
         "-c",
-        QuoteString(statement),
+        QuoteString(show),
+        "2>/dev/null || true",
     )
+
+
+def _rows(output: list[str]) -> list[dict[str, str]]:
+    """The rows of a SHOW, by the names of their columns; none when the console did not answer."""
+    lines = [line.split("\t") for line in output]
+    return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
 
 
 class Setting(TypedDict):
@@ -41,15 +48,13 @@ class PgBouncerConfig(FactBase[dict[str, Setting]]):
 
     @override
     def command(self, directory: str, port: int) -> StringCommand:
-        return StringCommand(console(directory, port, "SHOW CONFIG"), "2>/dev/null || true")
+        return _console(directory, port, "SHOW CONFIG")
 
     @override
     def process(self, output: list[str]) -> dict[str, Setting]:
-        rows = (line.split("\t") for line in output)
         return {
-            row[0]: {"value": row[1], "reloadable": row[-1] == "yes"}
-            for row in rows
-            if len(row) > 2
+            row["key"]: {"value": row["value"], "reloadable": row["changeable"] == "yes"}
+            for row in _rows(output)
         }
 
 
@@ -73,19 +78,12 @@ class PgBouncerClients(FactBase[list[Client]]):
 
     @override
     def command(self, directory: str, port: int) -> StringCommand:
-        # With its header, as each version adds columns; times are the pooler's local ones.
-        return StringCommand(
-            "date '+%F %T'; psql -XAq -P footer=off -F '\t' -U pgbouncer -d pgbouncer -h",
-            QuoteString(directory),
-            "-p",
-            str(port),
-            "-c 'SHOW CLIENTS' 2>/dev/null || true",
-        )
+        # The pooler's local time first: its times of connections are local ones.
+        return StringCommand("date '+%F %T';", _console(directory, port, "SHOW CLIENTS"))
 
     @override
     def process(self, output: list[str]) -> list[Client]:
-        now, rows = datetime.fromisoformat(output[0]), [line.split("\t") for line in output[1:]]
-        clients = (dict(zip(rows[0], row, strict=False)) for row in rows[1:])
+        now = datetime.fromisoformat(output[0])
         return [
             {
                 "user": client["user"],
@@ -93,8 +91,8 @@ class PgBouncerClients(FactBase[list[Client]]):
                 "address": client["addr"],
                 "connected_seconds": (now - _local_time(client["connect_time"])).total_seconds(),
             }
-            for client in clients
-            if client.get("database", "pgbouncer") != "pgbouncer"
+            for client in _rows(output[1:])
+            if client["database"] != "pgbouncer"
         ]
 
 

@@ -173,7 +173,7 @@ def bundle_block(
     text = host.get_fact(FileBytes, path=path) if path else None
     if text is None:
         yield fail(
-            f"{setting} of the server is {path or 'not set'!s}, and no such file is there:"
+            f"{setting} of the server is {path or 'not set'}, and no such file is there:"
             " no client certificate can be trusted"
             "\nHINT: configure PEM first, /usr/edb/pem/bin/configure-pem-server.sh"
         )
