@@ -6,32 +6,30 @@ groups that pyinfra works on from it (see inventories/example.py).
 
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, InstanceOf, SecretStr, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from fleet.checks import note_problems
 from fleet.mistakes import raise_noted
 from fleet.roles import Role
+from fleet.values import (
+    Address,
+    Count,
+    Days,
+    HostName,
+    Network,
+    OneLine,
+    Port,
+    RoleName,
+    Secret,
+    SettingName,
+    Vendor,
+)
 
 Group = tuple[list[tuple[str, dict[str, object]]], dict[str, object]]
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-Days = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=1)]
-Address = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
-Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
-HostName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", max_length=253)
-]
-# Lower case only: such a name needs no quotes in SQL, in pg_hba.conf and in PgBouncer's files.
-RoleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)]
-SettingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
-# No plain text: a password in an inventory is a password in git.
-Secret = InstanceOf[SecretStr]
-Vendor = Literal["distribution", "pgdg"]
 
 
 class Host(Role):
@@ -247,6 +245,7 @@ class Fleet(Role):
 
         def __init__(self, **roles: object) -> None:
             super().__init__(**roles)
+            note_problems(self)
             raise_noted()
 
     def group(self, role: Literal["pem_server", "pgbouncer", "agent"]) -> Group:
@@ -257,82 +256,13 @@ class Fleet(Role):
 
     def machines(self) -> tuple[Host, ...]:
         """Every host of the fleet once, in the order of the roles."""
-        return tuple({host.name: host for _, host in self._memberships()}.values())
+        return tuple({host.name: host for _, host in self.memberships()}.values())
 
-    def _memberships(self) -> Iterator[tuple[str, Host]]:
+    def memberships(self) -> Iterator[tuple[str, Host]]:
+        """Every host with each of its roles, in the order of the roles."""
         for role in ("pem_server", "pgbouncer", "agent"):
             for host in getattr(self, role).hosts:
                 yield role, host
-
-    @model_validator(mode="after")
-    def _roles_belong_together(self) -> Self:
-        if self.pgbouncer.server is not self.pem_server:
-            raise ValueError(
-                "the poolers' server is not the fleet's PEM server"
-                "\nHINT: PgBouncer(server=server, …) and Fleet(pem_server=server, …)"
-            )
-        if self.agent.via is not self.pgbouncer:
-            raise ValueError(
-                "the agents go through poolers that are not in the fleet"
-                "\nHINT: Agent(via=bouncer, …) and Fleet(pgbouncer=bouncer, …)"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _every_agent_may_connect(self) -> Self:
-        wanted, limit = (
-            len(self.agent.hosts) * self.agent.connections,
-            self.pgbouncer.max_client_conn,
-        )
-        if limit is not None and limit < wanted:
-            raise ValueError(
-                f"max_client_conn ({limit}) is below the {wanted} connections of all agents"
-                "\nHINT: leave it out, it is computed from the number of agents"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _one_machine_one_entry(self) -> Self:
-        machines = {id(host): host for _, host in self._memberships()}.values()
-        for what in ("name", "address"):
-            counted = Counter(str(getattr(host, what)).lower() for host in machines)
-            twice = [value for value, count in counted.items() if count > 1]
-            if twice:
-                names = [
-                    host.name for host in machines if str(getattr(host, what)).lower() in twice
-                ]
-                raise ValueError(
-                    f"{what} {', '.join(twice)} is given to {len(names)} hosts: {', '.join(names)}"
-                    "\nHINT: make the Host once and give the same object to each of its roles"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _no_host_is_named_like_a_role(self) -> Self:
-        # PgBouncer compares a client certificate's DNS names with the user that logs in, before
-        # the common name and whatever the case (measured on 1.26.1).
-        server = self.pem_server
-        users = {server.admin_user, server.agent_user, "pgbouncer", "pem_agent_pool"}
-        for _, host in self._memberships():
-            for name in host.all_names:
-                if name.lower() in users:
-                    raise ValueError(
-                        f"host name {name} is also a database role; its server certificate could"
-                        " log in as that role\nHINT: rename the host, or the role in PemServer(…)"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _pooled_agents_are_not_the_server(self) -> Self:
-        both = {host.name for host in self.agent.hosts} & {
-            host.name for host in self.pem_server.hosts
-        }
-        if both:
-            raise ValueError(
-                f"{', '.join(sorted(both))}: the PEM server's own agent uses LISTEN, which"
-                " transaction pooling breaks; it stays direct\nHINT: take it out of Agent(hosts=…)"
-            )
-        return self
 
 
 def sources(clients: Hosts, servers: Hosts) -> tuple[str, ...]:

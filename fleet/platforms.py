@@ -11,7 +11,7 @@ from pyinfra.api import Host
 from pyinfra.api.exceptions import DeployError
 from pyinfra.facts.server import LinuxDistribution
 
-from fleet.hosts import Vendor
+from fleet.values import Vendor
 
 Family = Literal["debian", "rhel"]
 

@@ -8,8 +8,8 @@ from pyinfra.api import Config, Inventory, State
 from pyinfra.api.exceptions import DeployError
 from pyinfra.facts.server import LinuxDistribution
 
-from fleet.hosts import Vendor
 from fleet.platforms import FAMILIES, family_of, pgbouncer, postgres
+from fleet.values import Vendor
 
 FAMILY_NAMES = ("debian", "rhel")
 VERSIONS = (14, 17, 18)

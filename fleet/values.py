@@ -1,0 +1,22 @@
+"""The kinds of values that an inventory may hold; each is checked where it is written."""
+
+from ipaddress import ip_address, ip_network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, InstanceOf, SecretStr
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Days = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+Address = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
+Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
+HostName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", max_length=253)
+]
+# Lower case only: such a name needs no quotes in SQL, in pg_hba.conf and in PgBouncer's files.
+RoleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)]
+SettingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
+# No plain text: a password in an inventory is a password in git.
+Secret = InstanceOf[SecretStr]
+Vendor = Literal["distribution", "pgdg"]
