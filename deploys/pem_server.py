@@ -3,7 +3,8 @@
     pyinfra inventories/example.py deploys/pem_server.py
 
 Where the inventory asks for it, PEM is installed first. A PEM that is there is prepared in place;
-Postgres is reloaded, never restarted.
+Postgres is reloaded, never restarted. On a standby, roles, grants, functions and passwords are left
+alone: they come by replication.
 """
 
 from pyinfra import host
@@ -98,7 +99,7 @@ def prepare(fleet: Fleet, machine: Host, family: Family, place: Postgres) -> Non
     files.directory(
         name=f"Directory {DIRECTORY}", path=DIRECTORY, user="root", group=place.user, mode="750"
     )
-    leaf = server_leaf(machine)
+    leaf = server_leaf(fleet, machine)
     cert, key = f"{DIRECTORY}/server.crt", f"{DIRECTORY}/server.key"
     put(
         name="Write the server's certificate",

@@ -58,6 +58,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
             spare_ini=spare_ini(fleet, machine, place),
             login=login(fleet, place),
             agent_user=fleet.pem_server.agent_user,
+            connect_name=fleet.pem_server.connect_name,
         ),
     )
 

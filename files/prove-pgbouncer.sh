@@ -4,6 +4,7 @@
 #   spare_ini     the configuration for a second instance, with @SPARE@ for its directory
 #   login         the connection string of PgBouncer's own way to the database
 #   agent_user    the role that the agents log in as
+#   connect_name  the name of the database's host or cluster, for messages
 refuse() { echo "refused, the running configuration stays: $1" >&2; exit 1; }
 
 version=$("$pgbouncer" --version | sed -n 's/^PgBouncer \([0-9.]*\).*/\1/p')
@@ -42,3 +43,6 @@ answer=$(as_service psql "$login" -XAtq -v ON_ERROR_STOP=1 \
     -c "SELECT username FROM pem_fleet.get_pool_auth('$agent_user')" 2>&1) ||
     refuse "the database does not do its part: $answer
 HINT: pyinfra INVENTORY deploys/pem_server.py"
+standby=$(as_service psql "$login" -XAtq -c 'SELECT pg_is_in_recovery()' 2>&1)
+[ "$standby" = f ] || refuse "$connect_name leads to a standby, where no agent can write ($standby)
+HINT: endpoint= in PemServer(...) is the name that the cluster manager moves to the primary"

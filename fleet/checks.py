@@ -64,6 +64,11 @@ def _no_host_is_named_like_a_role(fleet: "Fleet") -> Iterator[str]:
     # the common name and whatever the case (measured on 1.26.1).
     server = fleet.pem_server
     users = {server.admin_user, server.agent_user, "pgbouncer", "pem_agent_pool"}
+    if (server.endpoint or "").lower() in users:
+        yield (
+            f"endpoint {server.endpoint} is also a database role; the servers' certificates could"
+            " log in as that role\nHINT: another name for the endpoint"
+        )
     found = {name for _, host in fleet.memberships() for name in host.all_names}
     for name in sorted(found):
         if name.lower() in users:

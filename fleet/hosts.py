@@ -20,6 +20,7 @@ from fleet.values import (
     Count,
     Days,
     HostName,
+    NameOrAddress,
     Network,
     OneLine,
     Port,
@@ -130,7 +131,13 @@ class PemInstallation(Role):
 class PemServer(Role):
     """The PEM server and its database: what the poolers connect to."""
 
-    hosts: Annotated[Hosts, Field(max_length=1)] = Field(description="a tuple of one Host(…)")
+    hosts: Hosts = Field(
+        description="a tuple of one Host(…), or those of a cluster you manage elsewhere"
+    )
+    endpoint: NameOrAddress | None = Field(
+        None,
+        description="the name or address that leads to the primary of several hosts",
+    )
     port: Port = 5432
     vendor: Vendor = Field("distribution", description="whose Postgres packages it runs")
     postgres_version: Annotated[int, Field(ge=14, le=18)] = Field(17, description="14 to 18")
@@ -142,9 +149,38 @@ class PemServer(Role):
     agent_user: RoleName = Field("pem_agent_user1", description="the role of all pooled agents")
 
     @property
-    def host(self) -> Host:
-        """The host that runs the database."""
-        return self.hosts[0]
+    def connect_name(self) -> str:
+        """What poolers connect to: the endpoint, or the only host."""
+        return self.endpoint or self.hosts[0].name
+
+    @model_validator(mode="after")
+    def _several_hosts_have_one_endpoint(self) -> Self:
+        if len(self.hosts) == 1:
+            return self
+        names = ", ".join(host.name for host in self.hosts)
+        if self.endpoint is None:
+            raise ValueError(
+                f"{names} are a cluster, and poolers need one name that leads to its primary"
+                '\nHINT: endpoint="pem.example.com", a name that the cluster manager moves'
+            )
+        if self.installation is not None:
+            raise ValueError(
+                f"installation is for one host, and there are {len(self.hosts)}: {names}"
+                "\nHINT: install PEM and its cluster first, and leave installation out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _endpoint_moves(self) -> Self:
+        owners = [
+            host.name for host in self.hosts if self.endpoint in (*host.all_names, host.address)
+        ]
+        if owners and len(self.hosts) > 1:
+            raise ValueError(
+                f"endpoint {self.endpoint} is {owners[0]}'s own, and leads there even when another"
+                " host is the primary\nHINT: one that the cluster manager moves"
+            )
+        return self
 
     @model_validator(mode="after")
     def _roles_are_their_own(self) -> Self:

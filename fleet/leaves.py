@@ -1,5 +1,7 @@
 """Which certificates a fleet needs: one for each server, one for each user on each host."""
 
+from ipaddress import ip_address
+
 from fleet.hosts import Fleet, Host
 from fleet.pki import Leaf
 
@@ -7,9 +9,21 @@ from fleet.pki import Leaf
 POOL_USER = "pem_agent_pool"
 
 
-def server_leaf(host: Host) -> Leaf:
-    """What a server on this host shows: all its names and its address."""
-    return Leaf("server", host.name, host.name, host.all_names, (host.ip,))
+def server_leaf(fleet: Fleet, host: Host) -> Leaf:
+    """What a server on this host shows: all its names and its address.
+
+    A database of a cluster answers to the endpoint as well, as each may become the primary.
+    """
+    endpoint = fleet.pem_server.endpoint if host in fleet.pem_server.hosts else None
+    names, addresses = list(host.all_names), [host.ip]
+    if endpoint is not None:
+        try:
+            addresses.append(ip_address(endpoint))
+        except ValueError:
+            names.append(endpoint)
+    return Leaf(
+        "server", host.name, host.name, tuple(dict.fromkeys(names)), tuple(dict.fromkeys(addresses))
+    )
 
 
 def pool_leaf(host: Host) -> Leaf:
@@ -26,7 +40,7 @@ def leaves_of(fleet: Fleet, host: Host) -> tuple[Leaf, ...]:
     """Every certificate that this host needs for its roles."""
     leaves: list[Leaf] = []
     if host in fleet.pem_server.hosts or host in fleet.pgbouncer.hosts:
-        leaves.append(server_leaf(host))
+        leaves.append(server_leaf(fleet, host))
     if host in fleet.pgbouncer.hosts:
         leaves.append(pool_leaf(host))
     if host in fleet.agent.hosts:

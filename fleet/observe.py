@@ -13,10 +13,10 @@ from pyinfra import logger, state
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import ConnectError
 
-from fleet.facts.pem import RegisteredAgents
+from fleet.facts.pem import PemAgents, RegisteredAgents
 from fleet.facts.pgbouncer import PgBouncerClients
 from fleet.heartbeats import Heartbeat, heartbeats
-from fleet.hosts import Fleet
+from fleet.hosts import Fleet, PemServer
 from fleet.platforms import Family, family_of, pgbouncer, postgres
 
 Answer = TypeVar("Answer")
@@ -43,15 +43,9 @@ def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbea
         if time.monotonic() - asked < _ANSWER_SECONDS:
             return seen
         server, pooler = fleet.pem_server, fleet.pgbouncer
-        found = None
-        if family := _family(server.host.name):
-            found = _ask(
-                server.host.name,
-                RegisteredAgents,
-                postgres(family, server.vendor, server.postgres_version).user,
-                agent_user=server.agent_user,
-                port=server.port,
-            )
+        # Of several hosts the primary answers alone.
+        answers = (_registered(server, host.name) for host in server.hosts)
+        found = next((answer for answer in answers if answer is not None), None)
         clients = {}
         for host in pooler.hosts:
             if family := _family(host.name):
@@ -74,6 +68,20 @@ def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbea
 def heartbeat_of(fleet: Fleet, agent: str) -> Heartbeat:
     """One agent's heartbeat. Raises KeyError when the inventory has no such agent."""
     return observe(fleet)[agent]
+
+
+def _registered(server: PemServer, name: str) -> PemAgents | None:
+    """PEM's agents as one of its database hosts knows them; None from a standby."""
+    family = _family(name)
+    if family is None:
+        return None
+    return _ask(
+        name,
+        RegisteredAgents,
+        postgres(family, server.vendor, server.postgres_version).user,
+        agent_user=server.agent_user,
+        port=server.port,
+    )
 
 
 def _family(name: str) -> Family | None:

@@ -70,8 +70,8 @@ def login(fleet: Fleet, place: Pooler) -> str:
     server = fleet.pem_server
     stem = f"{place.directory}/tls/pem_agent_pool"
     return (
-        f"host={server.host.name} port={server.port} dbname=pem user=pgbouncer connect_timeout=10"
-        f" sslmode=verify-full sslrootcert={SERVER_CA_FILE}"
+        f"host={server.connect_name} port={server.port} dbname=pem user=pgbouncer"
+        f" connect_timeout=10 sslmode=verify-full sslrootcert={SERVER_CA_FILE}"
         f" sslcert={stem}.crt{CANDIDATE} sslkey={stem}.key{CANDIDATE}"
     )
 
@@ -123,7 +123,10 @@ def _service(fleet: Fleet, place: Pooler) -> Place:
 
 def _certificates(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
     authority, files = fleet.certificate_authority, []
-    for name, leaf in (("server", server_leaf(machine)), ("pem_agent_pool", pool_leaf(machine))):
+    for name, leaf in (
+        ("server", server_leaf(fleet, machine)),
+        ("pem_agent_pool", pool_leaf(machine)),
+    ):
         for ending, path in (
             ("crt", certificate_file(authority, leaf)),
             ("key", key_file(authority, leaf)),

@@ -1,5 +1,6 @@
 """The kinds of values that an inventory may hold; each is checked where it is written."""
 
+import re
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
 
@@ -10,9 +11,20 @@ Days = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Address = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
-HostName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", max_length=253)
-]
+_HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+HostName = Annotated[str, Field(pattern=_HOST_NAME, max_length=253)]
+
+
+def _name_or_address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        if re.fullmatch(_HOST_NAME, text):
+            return text
+        raise ValueError(f"{text!r} is neither a host name nor an address") from None
+
+
+NameOrAddress = Annotated[str, AfterValidator(_name_or_address)]
 # Lower case only: such a name needs no quotes in SQL, in pg_hba.conf and in PgBouncer's files.
 RoleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)]
 SettingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -57,12 +57,33 @@ def sample_fleet(authority):
     fleet = Fleet(
         certificate_authority=authority, pem_server=server, pgbouncer=bouncer, agent=agent
     )
+    write_leaves(fleet)
+    return fleet
+
+
+def write_leaves(fleet):
+    """Every leaf of a fleet as plain words, in its CA directory."""
+    authority = fleet.certificate_authority
     for machine in fleet.machines():
         for leaf in leaves_of(fleet, machine):
             for path in (certificate_file(authority, leaf), key_file(authority, leaf)):
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(f"these are the bytes of {path.name}\n")
-    return fleet
+
+
+def with_server(fleet, **changes):
+    """The same fleet with some settings of its PEM server changed."""
+    server = fleet.pem_server.but(**changes)
+    bouncer = fleet.pgbouncer.but(server=server)
+    changed = fleet.but(pem_server=server, pgbouncer=bouncer, agent=fleet.agent.but(via=bouncer))
+    write_leaves(changed)
+    return changed
+
+
+def with_cluster(fleet):
+    """The same fleet whose PEM database is a cluster of three hosts behind one name."""
+    hosts = tuple(Host(name=f"pem{n}", address=f"192.0.2.1{n}") for n in (1, 2, 3))
+    return with_server(fleet, hosts=hosts, endpoint="pem.example.com", installation=None)
 
 
 def _fresh_host(release, configuration, data):

@@ -238,6 +238,33 @@ WRONG = [
         id="the PEM server among the pooled agents",
     ),
     pytest.param(
+        "hosts=(pem,)", "hosts=(pem, bouncer1)", "server =",
+        "PemServer: pem, bouncer1 are a cluster, and poolers need one name that leads to its"
+        " primary",
+        'endpoint="pem.example.com", a name that the cluster manager moves',
+        id="a cluster without an endpoint",
+    ),
+    pytest.param(
+        "hosts=(pem,)", 'hosts=(pem, bouncer1), endpoint="pem"', "server =",
+        "PemServer: endpoint pem is pem's own, and leads there even when another host is the"
+        " primary",
+        "one that the cluster manager moves",
+        id="an endpoint that cannot move",
+    ),
+    pytest.param(
+        "hosts=(pem,)", 'hosts=(pem,), endpoint="pem_vip"', "server =",
+        "PemServer(endpoint): 'pem_vip' is neither a host name nor an address",
+        "endpoint: the name or address that leads to the primary of several hosts",
+        id="an endpoint that no certificate could name",
+    ),
+    pytest.param(
+        "hosts=(pem,)", 'hosts=(pem,), endpoint="PgBouncer"', "fleet =",
+        "Fleet: endpoint PgBouncer is also a database role; the servers' certificates could log in"
+        " as that role",
+        "another name for the endpoint",
+        id="an endpoint named like a role",
+    ),
+    pytest.param(
         "PEM_ADMIN_PASSWORD", "PEM_OTHER_PASSWORD", "server =",
         'secret("PEM_OTHER_PASSWORD"): PEM_OTHER_PASSWORD is not set',
         "export PEM_OTHER_PASSWORD=$(pass show pem/pem_other_password)",
@@ -296,6 +323,18 @@ def test_a_mistake_is_told_with_its_line_and_what_to_type(load, good, wrong, lin
     assert good in GOOD
     found = mistakes(load, GOOD.replace(good, wrong, 1))
     assert found == [(line_of(line) + wrong.count("\n"), problem, hint)]
+
+
+def test_a_cluster_is_installed_by_whoever_manages_it(load):
+    text = GOOD.replace(
+        "hosts=(pem,)",
+        """hosts=(pem, bouncer1), endpoint="db", installation=(
+    __import__("fleet.hosts").hosts.PemInstallation(superuser_password=secret("PEM_ADMIN_PASSWORD"))
+)""",
+    )
+    ((_, problem, hint),) = mistakes(load, text)
+    assert problem == "PemServer: installation is for one host, and there are 2: pem, bouncer1"
+    assert hint == "install PEM and its cluster first, and leave installation out"
 
 
 def test_the_good_inventory_has_none(load):

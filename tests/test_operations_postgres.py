@@ -12,7 +12,12 @@ from pydantic import SecretStr
 from fleet import ROOT
 from fleet.access import role_wishes
 from fleet.facts.files import FileBytes
-from fleet.facts.postgres import PostgresHolds, PostgresPasswordSalt, PostgresServer
+from fleet.facts.postgres import (
+    PostgresHolds,
+    PostgresPasswordSalt,
+    PostgresServer,
+    PostgresStandby,
+)
 from fleet.operations import files, postgres
 from fleet.scram import verifier
 from tests.planning import fails
@@ -42,6 +47,22 @@ def test_without_an_answer_all_wishes_are_run_in_their_order(plan, fleet):
     planned = plan(postgres.wishes, "pem.example.com", {PostgresHolds: None}, wishes=wishes)
     said = re.findall(r"^-- (.*)$", planned.inputs[0], re.MULTILINE)
     assert said == [wish.what for wish in wishes]
+
+
+def test_on_a_standby_neither_wishes_nor_passwords_are_touched(plan, fleet):
+    standby = {PostgresStandby: True, PostgresHolds: None}
+    wishes = role_wishes(fleet.pem_server)
+    assert plan(postgres.wishes, "pem.example.com", standby, wishes=wishes).changing == []
+    arguments = {"role": "pem_admin1", "password": SecretStr(ADMIN_PASSWORD)}
+    assert plan(postgres.password, "pem.example.com", standby, **arguments).changing == []
+
+
+@pytest.mark.parametrize(
+    ("said", "standby"), [(["t"], True), (["f"], False), ([], False)],
+    ids=["a standby", "a primary", "no server"],
+)  # fmt: skip
+def test_only_a_server_that_says_so_is_a_standby(said, standby):
+    assert PostgresStandby().process(said) is standby
 
 
 SALT = base64.b64encode(b"sixteen bytes ok").decode()

@@ -5,10 +5,11 @@ import difflib
 import pytest
 
 from fleet.hosts import Host
-from fleet.leaves import leaves_of
+from fleet.leaves import leaves_of, server_leaf
 from fleet.operations.files import CANDIDATE
 from fleet.platforms import pgbouncer
 from fleet.pooler import configuration, login, preferred, runtime_settings, spare_ini
+from tests.samples import with_cluster, with_server
 
 PLACE = pgbouncer("debian", "distribution")
 
@@ -140,3 +141,23 @@ def test_each_host_gets_the_certificates_of_its_roles_alone(fleet):
         "app2": ["clients/pem_agent_user1@app2"],
         "app3": ["clients/pem_agent_user1@app3"],
     }
+
+
+def test_poolers_go_to_the_endpoint_of_a_cluster_which_every_database_answers_to(fleet):
+    cluster = with_cluster(fleet)
+    machine = cluster.pgbouncer.hosts[0]
+    assert "pem = host=pem.example.com port=" in configuration(cluster, machine, PLACE)[-1].content
+    assert login(cluster, PLACE).startswith("host=pem.example.com ")
+    names = [server_leaf(cluster, host).dns_names for host in cluster.pem_server.hosts]
+    assert names == [(name, "pem.example.com") for name in ("pem1", "pem2", "pem3")]
+    assert server_leaf(cluster, machine).dns_names == ("bouncer1",)
+
+
+def test_an_endpoint_may_be_an_address_and_is_one_in_the_certificates(fleet):
+    cluster = with_cluster(fleet)
+    cluster = with_server(cluster, endpoint="2001:db8::10")
+    leaf = server_leaf(cluster, cluster.pem_server.hosts[0])
+    assert (leaf.dns_names, [str(one) for one in leaf.addresses]) == (
+        ("pem1",),
+        ["192.0.2.11", "2001:db8::10"],
+    )

@@ -14,7 +14,15 @@ from pyinfra.api.exceptions import DeployError
 from fleet import ROOT
 from fleet.facts.files import FileBytes
 from fleet.facts.packages import MissingPackages
-from tests.samples import ADMIN_PASSWORD, DEBIAN_13, ROCKY_9, SUPERUSER_PASSWORD
+from fleet.facts.postgres import PostgresStandby
+from tests.samples import (
+    ADMIN_PASSWORD,
+    DEBIAN_13,
+    ROCKY_9,
+    SUPERUSER_PASSWORD,
+    with_cluster,
+    with_server,
+)
 
 RENDERED = ROOT / "tests" / "rendered"
 SYSTEMS = {"debian-13": DEBIAN_13, "rocky-9": ROCKY_9}
@@ -47,6 +55,9 @@ def registered(path):
 CASES = {
     "pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
     "pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
+    # The second host of a cluster: what comes by replication is left alone.
+    "cluster-standby": ("deploys/pem_server.py", "pem2", {PostgresStandby: True}),
+    "cluster-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
     "agent": ("deploys/agent.py", "app1", {}),
     "agent-registered": ("deploys/agent.py", "app1", {FileBytes: registered, MissingPackages: []}),
 }
@@ -58,16 +69,10 @@ def rendered(request, fleet, plan):
     system, case = request.param
     deploy, host, facts = CASES[case]
     if f"{system}/{case}" in WITHOUT_INSTALLATION:
-        fleet = without_installation(fleet)
+        fleet = with_server(fleet, installation=None)
+    if case.startswith("cluster-"):
+        fleet = with_cluster(fleet)
     return RENDERED / system / case, plan(deploy, host, SYSTEMS[system] | facts, of=fleet)
-
-
-def without_installation(fleet):
-    """The same fleet, whose PEM server was installed and configured by hand."""
-    server = fleet.pem_server.but(installation=None)
-    bouncer = fleet.pgbouncer.but(server=server)
-    agent = fleet.agent.but(via=bouncer)
-    return fleet.but(pem_server=server, pgbouncer=bouncer, agent=agent)
 
 
 def test_pem_is_not_installed_on_the_rhel_family_and_the_way_out_is_told(plan):

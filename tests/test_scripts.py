@@ -28,6 +28,7 @@ PROOF = {
     "spare_ini": "",
     "login": "",
     "agent_user": "pem_agent_user1",
+    "connect_name": "pem",
 }
 
 

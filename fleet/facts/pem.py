@@ -30,7 +30,10 @@ class PemAgents(TypedDict):
 
 
 class RegisteredAgents(FactBase[PemAgents | None]):
-    """PEM's agents, asked on the database's host as its OS user; None when PEM is not there."""
+    """PEM's agents, asked on the database's host as its OS user.
+
+    None when PEM is not there, and from a standby: who is logged in is known to the primary.
+    """
 
     @override
     def requires_command(self, agent_user: str, port: int = 5432) -> str:
@@ -45,7 +48,7 @@ class RegisteredAgents(FactBase[PemAgents | None]):
             " FROM pem.agent a LEFT JOIN pem.agent_heartbeat h ON h.agent_id = a.id),"
             " 'backends', (SELECT coalesce(json_agg(DISTINCT host(client_addr)), '[]')"
             f" FROM pg_stat_activity WHERE usename = {literal(agent_user)}"
-            " AND client_addr IS NOT NULL))"
+            " AND client_addr IS NOT NULL)) WHERE NOT pg_is_in_recovery()"
         )
         return StringCommand(*psql(port, "pem"), "-c", QuoteString(sql), "2>/dev/null || true")
 

@@ -73,6 +73,27 @@ class PostgresServer(FactBase[Server | None]):
         return server
 
 
+class PostgresStandby(FactBase[bool]):
+    """Whether the server follows another one (is in recovery); False when there is none."""
+
+    @override
+    def requires_command(self, port: int = 5432) -> str:
+        return "psql"
+
+    @override
+    def command(self, port: int = 5432) -> StringCommand:
+        return _quiet(port, "postgres", "SELECT pg_is_in_recovery()")
+
+    @staticmethod
+    @override
+    def default() -> bool:
+        return False
+
+    @override
+    def process(self, output: list[str]) -> bool:
+        return output[:1] == ["t"]
+
+
 class PostgresHolds(FactBase[list[bool] | None]):
     """Whether each SQL condition holds; None when the server or the database is not there."""
 

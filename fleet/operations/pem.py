@@ -103,7 +103,7 @@ def registered(
     if not known.answered:
         # Without knowing its old id, it would get a second one.
         yield fail(
-            f"PEM's database on {server.host.name} does not answer"
+            f"PEM's database on {server.connect_name} does not answer"
             "\nHINT: pyinfra INVENTORY deploys/pem_server.py"
         )
         return

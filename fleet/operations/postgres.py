@@ -15,6 +15,7 @@ from fleet.facts.postgres import (
     PostgresHolds,
     PostgresPasswordSalt,
     PostgresServer,
+    PostgresStandby,
     Server,
     literal,
     psql,
@@ -29,6 +30,7 @@ from fleet.scram import verifier
 
 # A reload is a signal to the server; this long it may take to act on it.
 RELOAD_DEADLINE_SECONDS = 10
+_ON_STANDBY = "this is a standby, it comes by replication"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,13 @@ class Wish:
 def wishes(
     wishes: tuple[Wish, ...], database: str = "postgres", port: int = 5432
 ) -> Generator[PyinfraCommand, None, None]:
-    """Run the SQL of those wishes that do not hold, in order and in one transaction."""
+    """Run the SQL of those wishes that do not hold, in order and in one transaction.
+
+    Not on a standby, which has them from its primary.
+    """
+    if host.get_fact(PostgresStandby, port=port):
+        host.noop(f"{_ON_STANDBY}: {'; '.join(wish.what for wish in wishes)}")
+        return
     holds = host.get_fact(
         PostgresHolds, conditions=tuple(wish.holds for wish in wishes), database=database, port=port
     )
@@ -69,8 +77,12 @@ def password(
     """Give a role its password, as a verifier that is computed here.
 
     The server is asked whether it has it by a statement on standard input; neither the password
-    nor the verifier is in an argument list, in pyinfra's output or in sudo's log.
+    nor the verifier is in an argument list, in pyinfra's output or in sudo's log. On a standby it
+    is left alone.
     """
+    if host.get_fact(PostgresStandby, port=port):
+        host.noop(f"{_ON_STANDBY}: password of {role}")
+        return
     salt = host.get_fact(PostgresPasswordSalt, role=role, port=port)
     try:
         if salt is not None and _has_password(role, password, salt, port):

@@ -53,7 +53,7 @@ class Lab:
 
     def sql(self, statement: str, database: str = "pem") -> str:
         """What the server's own psql answers to its superuser."""
-        server = self.fleet.pem_server.host.name
+        server = self.fleet.pem_server.hosts[0].name
         quoted = statement.replace("'", "'\\''")
         return self.run(server, f"sudo -u postgres psql -XAtq -d {database} -c '{quoted}'")
 
