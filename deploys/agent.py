@@ -5,13 +5,13 @@ pyinfra inventories/example.py deploys/agent.py
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files, systemd
+from pyinfra.operations import systemd
 
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
 from fleet.leaves import agent_leaf
 from fleet.operations import pem
-from fleet.operations.files import File, put
+from fleet.operations.files import File, directory, put
 from fleet.operations.packages import installed
 from fleet.operations.services import restarted_since, units_read
 from fleet.pki import certificate_file, key_file
@@ -47,7 +47,7 @@ def agent(fleet: Fleet, machine: Host, family: Family) -> None:
 
     pem.ours_to_register(name="See that it is ours to register", server=fleet.pem_server)
     installed(name="Install the agent", names=(PEM_AGENT_PACKAGE,), family=family)
-    files.directory(name="Directory for keys", path=DIRECTORY, mode="700")
+    directory(name="Directory for keys", path=DIRECTORY, mode="700")
     put(
         name="Write the agent's certificate",
         files=(
@@ -55,9 +55,7 @@ def agent(fleet: Fleet, machine: Host, family: Family) -> None:
             File(key, key_file(authority, leaf), mode="600"),
         ),
     )
-    files.directory(
-        name="Directory for the unit's settings", path=DROP_IN.rpartition("/")[0], mode="755"
-    )
+    directory(name="Directory for the unit's settings", path=DROP_IN.rpartition("/")[0], mode="755")
     put(name="Have it check the poolers' names", files=(File(DROP_IN, DROP_IN_TEXT),))
     units_read(name="Have systemd read the unit", unit=PEM_AGENT_UNIT)
 

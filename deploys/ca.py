@@ -8,13 +8,12 @@ deploys bring the new ones to their hosts.
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files
 
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
 from fleet.leaves import leaves_of
 from fleet.operations.certificates import authorities, leaves
-from fleet.operations.files import File, put
+from fleet.operations.files import File, directory, put
 from fleet.pki import authority_file
 from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE, TRUST_DIRECTORY
 
@@ -31,7 +30,7 @@ def ca(fleet: Fleet, machine: Host) -> None:
         wanted=leaves_of(fleet, machine),
     )
 
-    files.directory(name=f"Directory {TRUST_DIRECTORY}", path=TRUST_DIRECTORY, mode="755")
+    directory(name=f"Directory {TRUST_DIRECTORY}", path=TRUST_DIRECTORY, mode="755")
     put(
         name="Write the trust anchors",
         files=(

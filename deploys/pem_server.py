@@ -10,7 +10,7 @@ alone: they come by replication.
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.exceptions import DeployError
-from pyinfra.operations import files, systemd
+from pyinfra.operations import systemd
 
 from fleet import is_entrypoint
 from fleet.access import (
@@ -22,7 +22,7 @@ from fleet.access import (
 from fleet.hosts import Fleet, Host, PemServer
 from fleet.leaves import server_leaf
 from fleet.operations import pem, postgres
-from fleet.operations.files import CANDIDATE, File, put
+from fleet.operations.files import CANDIDATE, File, directory, put
 from fleet.operations.packages import installed
 from fleet.pki import authority_file, certificate_file, key_file
 from fleet.platforms import PEM_SERVER_PACKAGE, TRUST_DIRECTORY, Family, Postgres, family_of
@@ -96,7 +96,7 @@ def prepare(fleet: Fleet, machine: Host, family: Family, place: Postgres) -> Non
 
     # Outside the data directory: a copy of that must not bring another host's certificate along.
     # Root writes here: where the server could write too, it could lead root astray by a link.
-    files.directory(
+    directory(
         name=f"Directory {DIRECTORY}", path=DIRECTORY, user="root", group=place.user, mode="750"
     )
     leaf = server_leaf(fleet, machine)

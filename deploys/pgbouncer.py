@@ -8,11 +8,11 @@ replaces the running one. PgBouncer is reloaded: agents keep their connections.
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files, systemd
+from pyinfra.operations import systemd
 
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
-from fleet.operations.files import File, put
+from fleet.operations.files import File, directory, put
 from fleet.operations.packages import installed
 from fleet.operations.pgbouncer import proof, runs_as_written
 from fleet.operations.services import units_read
@@ -39,7 +39,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         names=(place.package, place.psql_package),
         family=family,
     )
-    files.directory(
+    directory(
         name="Directory for keys",
         path=f"{place.directory}/tls",
         # Root writes here: where a service could write too, it could lead root astray by a link.
@@ -63,7 +63,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
     )
 
     unit_directory = f"/etc/systemd/system/{place.unit}.service.d"
-    files.directory(name="Directory for the unit's limits", path=unit_directory, mode="755")
+    directory(name="Directory for the unit's limits", path=unit_directory, mode="755")
     put(
         name="Limit of open files",
         files=(File(f"{unit_directory}/pem-fleet.conf", drop_in(limits)),),

@@ -36,14 +36,13 @@ def configuration(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...
     rules, ini = f"{place.directory}/hba.conf", f"{place.directory}/{place.ini}"
     return (
         *_certificates(fleet, machine, place),
-        File(rules, _hba(fleet, place), place.user, place.user, "600", keep_foreign=True),
+        File(rules, _hba(fleet, place), place.user, place.user, "600"),
         File(
             ini,
             _ini(fleet, _service(fleet, place), _auth_query(fleet, machine, place)),
             place.user,
             place.user,
             "640",
-            keep_foreign=True,
         ),
     )
 

@@ -8,6 +8,7 @@ import base64
 import functools
 import re
 import runpy
+import shlex
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,16 +63,7 @@ class Plan:
     @property
     def files(self):
         """Every file that would be written, by its path."""
-        found = {}
-        for command, text in zip(self.shell, self.inputs, strict=True):
-            path = re.search(r"base64 -d > (\S+)\.pem-fleet-new", command)
-            user = re.search(r"chown (\S+)", command)
-            mode = re.search(r"chmod (\S+)", command)
-            if path:
-                found[path[1]] = Written(
-                    user[1] if user else "", mode[1] if mode else "", base64.b64decode(text)
-                )
-        return found
+        return {path: file for text in self.inputs for path, file in files_of(text).items()}
 
     def run_functions(self):
         """Run the commands that are functions of ours, as pyinfra would; what each answers."""
@@ -85,6 +77,19 @@ class Plan:
         return [
             one for commands in self.steps.values() for one in commands if isinstance(one, kind)
         ]
+
+
+def files_of(script):
+    """The files that a script writes, by their paths; see files/replace-files.sh."""
+    calls = [shlex.split(line) for line in script.splitlines() if _WRITES.match(line)]
+    found = {}
+    for function, path, *rest in calls:
+        user, mode = rest[:2] if function == "candidate" else ("", "")
+        found[path] = Written(user, mode, base64.b64decode(rest[-1]))
+    return found
+
+
+_WRITES = re.compile("(candidate|likeness) ")
 
 
 def make_plan(fleet, deploy, host, facts, /, answers=None, executing=False, **arguments):

@@ -6,8 +6,6 @@ has on the host. After a change that is meant, write them anew and review them a
     .venv/bin/python -m pytest tests/test_rendered.py --write-rendered; git diff tests/rendered
 """
 
-import re
-
 import pytest
 from pyinfra.api.exceptions import DeployError
 
@@ -15,6 +13,7 @@ from fleet import ROOT
 from fleet.facts.files import FileBytes
 from fleet.facts.packages import MissingPackages
 from fleet.facts.postgres import PostgresStandby
+from tests.planning import files_of
 from tests.samples import (
     ADMIN_PASSWORD,
     DEBIAN_13,
@@ -110,20 +109,21 @@ def test_no_password_is_in_a_step_or_in_a_file(rendered):
 
 
 def steps(planned):
-    """Every step with its commands; the writing of a file is shortened to what it leaves."""
+    """Every step with its commands; a script that writes files begins with them."""
     lines = []
     for name, commands in planned.steps.items():
         lines.append(name)
         for command in commands:
             text = getattr(command, "get_raw_value", lambda: "a function of ours")()
-            written = re.search(r"base64 -d > (\S+)\.pem-fleet-new", text)
-            if written:
-                owner = re.search(r"chown (\S+) \S+ && chmod (\S+)", text)
-                text = f"write {written[1]} " + (
-                    f"{owner[1]} {owner[2]}" if owner else "(owner and mode stay)"
-                )
+            for path, file in files_of(_input(command)).items():
+                owner = f"{file.user} {file.mode}" if file.user else "(owner and mode stay)"
+                lines.append(f"    write {path} {owner}")
             lines.append(f"    {text}")
     return "\n".join([*lines, ""]).encode()
+
+
+def _input(command):
+    return getattr(command, "connector_arguments", {}).get("_stdin", "")
 
 
 def is_certificate(path):

@@ -39,6 +39,32 @@ class FileStates(FactBase[dict[str, FileState]]):
         return states
 
 
+class InodeState(TypedDict):
+    """What a path is, a link itself and not what it leads to; kind as `stat -c %F` has it."""
+
+    kind: str
+    user: str
+    group: str
+    mode: str
+
+
+class Inode(FactBase[InodeState | None]):
+    """What is at a path; None when nothing is."""
+
+    @override
+    def command(self, path: str) -> StringCommand:
+        return StringCommand(
+            "LC_ALL=C stat -c '%F|%U|%G|%a'", QuoteString(path), "2>/dev/null; true"
+        )
+
+    @override
+    def process(self, output: list[str]) -> InodeState | None:
+        if not output:
+            return None
+        kind, user, group, mode = output[0].split("|")
+        return {"kind": kind, "user": user, "group": group, "mode": mode}
+
+
 class FileBytes(FactBase[bytes | None]):
     """A file's exact content; None when it is not there."""
 

@@ -12,8 +12,9 @@ from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
-from fleet.facts.files import FileState, FileStates
+from fleet.facts.files import FileState, FileStates, Inode
 from fleet.operations.commands import fail, shell
+from fleet.render import script
 
 # A file is written under this ending first, checked there, and renamed.
 CANDIDATE = ".pem-fleet-new"
@@ -22,8 +23,10 @@ UNDO = ".pem-fleet-old"
 # A file whose trial was cut off, when the old one takes its place again.
 CUT_OFF = ".pem-fleet-cut-off"
 BACKUP = ".before-pem-fleet"
-# Every file of ours that could be taken for somebody else's says so in its first lines.
-SIGNATURE = "pem-fleet"
+# Every file of ours says so in its first line; whatever does not is somebody else's.
+SIGNATURE = "Written by pem-fleet"
+# For another run that writes in the same directory, and perhaps proves what it writes.
+_LOCK_WAIT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class File:
 
     content: text, secret text, or the path of a file on the operator's machine, read when the
         operation runs (a key that another deploy makes).
-    keep_foreign: a file there that is not ours is kept beside it, ending in `.before-pem-fleet`.
+
+    A key or certificate gets a first line that says whose it is, as all other texts have it.
     """
 
     path: str
@@ -40,15 +44,38 @@ class File:
     user: str = "root"
     group: str = "root"
     mode: str = "644"
-    keep_foreign: bool = False
 
     def text(self) -> bytes:
         """The content's bytes. Raises FileNotFoundError when an operator's file is not there."""
         if isinstance(self.content, Path):
-            return self.content.read_bytes()
-        if isinstance(self.content, SecretStr):
-            return self.content.get_secret_value().encode()
-        return self.content.encode()
+            text = self.content.read_bytes()
+        elif isinstance(self.content, SecretStr):
+            text = self.content.get_secret_value().encode()
+        else:
+            text = self.content.encode()
+        if text.startswith(b"-----BEGIN "):
+            return f"# {SIGNATURE}; edits here are lost.\n".encode() + text
+        return text
+
+
+@operation()
+def directory(
+    path: str, user: str = "root", group: str = "root", mode: str = "755"
+) -> Generator[PyinfraCommand, None, None]:
+    """A directory with its owner and mode. Something else in its way fails the host, and stays."""
+    there = host.get_fact(Inode, path=path)
+    if there is not None and there["kind"] != "directory":
+        yield fail(
+            f"{path} is a {there['kind']}, a directory belongs there; it was not changed"
+            f"\nHINT: mv {path} {path}.away, then run again"
+        )
+        return
+    if there == {"kind": "directory", "user": user, "group": group, "mode": mode}:
+        host.noop(f"{path}: there")
+        return
+    yield StringCommand(
+        "install -d -o", QuoteString(user), "-g", QuoteString(group), "-m", mode, QuoteString(path)
+    )
 
 
 @operation()
@@ -58,7 +85,11 @@ def put(files: tuple[File, ...], check: str = "") -> Generator[PyinfraCommand, N
     Each is written under a second name with its final owner and mode, its content by standard
     input, so that it is in no argument list, no log and never wider than its mode. Then `check`, a
     piece of shell, may look at the candidates (path + `.pem-fleet-new`); when it fails, they are
-    removed and what was there stays.
+    removed and what was there stays. A file that is not ours is kept beside the new one, ending in
+    `.before-pem-fleet`.
+
+    It is one script: of a connection that is cut, the host sees all of it or nothing. Runs that
+    write in one directory (of two operators, of two names of one host) wait for one another.
     """
     try:
         texts = {file.path: file.text() for file in files}
@@ -69,9 +100,11 @@ def put(files: tuple[File, ...], check: str = "") -> Generator[PyinfraCommand, N
     if all(_same(states.get(file.path), file, texts[file.path]) for file in files):
         host.noop(f"{', '.join(texts)}: up to date")
         return
-    for file in files:
-        yield _write_candidate(file, texts[file.path])
-    yield shell("\n".join(_replace(files, texts, check)))
+    candidates = [
+        _call("candidate", file.path, f"{file.user}:{file.group}", file.mode, _encoded(text))
+        for file, text in ((file, texts[file.path]) for file in files)
+    ]
+    yield _script(_call("begin", *texts), *candidates, *_checked(check), _call("replace", *texts))
 
 
 def change(
@@ -87,33 +120,31 @@ def change(
     if old == new:
         host.noop(f"{path}: up to date")
         return
-    candidate = QuoteString(path + CANDIDATE)
-    yield StringCommand(
-        "cp -p", QuoteString(path), candidate, "&& base64 -d >", candidate, _stdin=_encoded(new)
-    )
     q = shlex.quote
     file, kept, undo = q(path), q(path + BACKUP), q(path + UNDO)
     changed = q(f"{path} was changed by somebody else just now; run again")
-    script = [
-        *_start([path], {path: new}),
+    lines = [
+        _call("begin", path),
         f"echo '{_sha256(old)}  {path}' | sha256sum -c --quiet --status || die {changed}",
-        check,
-        f"[ -e {kept} ] || cp -p {file} {kept}",
-        f"cp -p {file} {undo}",
+        _call("likeness", path, _encoded(new)),
+        *_checked(check),
+        f"[ -e {kept} ] || copy {file} {kept} -L",
+        f"copy {file} {undo} -L",
+        "commit",
         # What a link points to is replaced, not the link.
         f"real=$(readlink -f {file})",
-        f'mv -f {q(path + CANDIDATE)} "$real"',
+        f'mv -fT {q(path + CANDIDATE)} "$real"',
     ]
     if undo_check:
-        script += [
+        lines += [
             f"wrong=$({undo_check}) || wrong=${{wrong:-the check itself failed}}",
             'if [ -n "$wrong" ]; then',
             f'    mv -f {undo} "$real"',
             f'    die "{path} would be wrong, the old file is back: $wrong"',
             "fi",
         ]
-    script.append(f"rm -f {undo}")
-    yield shell("\n".join(script))
+    lines.append(f"rm -f {undo}")
+    yield _script(*lines)
 
 
 def _same(state: FileState | None, file: File, text: bytes) -> bool:
@@ -126,59 +157,28 @@ def _same(state: FileState | None, file: File, text: bytes) -> bool:
     return state == wanted
 
 
-def _write_candidate(file: File, text: bytes) -> StringCommand:
-    path = QuoteString(file.path + CANDIDATE)
-    return StringCommand(
-        "umask 077 && rm -f",
-        path,
-        "&& base64 -d >",
-        path,
-        "&& chown",
-        QuoteString(f"{file.user}:{file.group}"),
-        path,
-        "&& chmod",
-        file.mode,
-        path,
-        _stdin=_encoded(text),
-    )
+def _script(*lines: str) -> StringCommand:
+    values = {
+        "new": CANDIDATE,
+        "old": UNDO,
+        "kept": BACKUP,
+        "signature": SIGNATURE,
+        "wait_seconds": str(_LOCK_WAIT_SECONDS),
+    }
+    return shell("\n".join([script("replace-files.sh", values), *lines]))
 
 
-def _replace(files: tuple[File, ...], texts: dict[str, bytes], check: str) -> list[str]:
-    script = _start([file.path for file in files], texts)
-    script.append(check)
-    for file in files:
-        if file.keep_foreign:
-            path, kept = shlex.quote(file.path), shlex.quote(file.path + BACKUP)
-            script.append(
-                f"if [ -e {path} ] && ! [ -e {kept} ] && ! grep -q {SIGNATURE} {path};"
-                f" then cp -p {path} {kept}; fi"
-            )
-    script += [f"mv -f {shlex.quote(path + CANDIDATE)} {shlex.quote(path)}" for path in texts]
-    return script
+def _call(function: str, *words: str) -> str:
+    return f"{function} {shlex.join(words)}"
 
 
-def _start(paths: list[str], texts: dict[str, bytes]) -> list[str]:
-    """Candidates go away however the script ends; each must be whole, and on the disk."""
-    candidates = " ".join(shlex.quote(path + CANDIDATE) for path in paths)
-    return [
-        "set -eu",
-        "export LC_ALL=C",
-        # Where the operator's home is closed, psql would complain about it.
-        "cd /",
-        'die() { echo "$1" >&2; exit 1; }',
-        f"trap {shlex.quote(f'rm -f {candidates}')} EXIT",
-        *(
-            f"echo '{_sha256(texts[path])}  {path}{CANDIDATE}' | sha256sum -c --quiet --status"
-            f" || die {shlex.quote(f'{path}: the connection was cut, run again')}"
-            for path in paths
-        ),
-        f"sync {candidates}",
-    ]
+def _checked(check: str) -> list[str]:
+    # What a check starts must not hold the lock of the directory.
+    return [f"(\n{check}\n) 9<&-"] if check else []
 
 
 def _encoded(text: bytes) -> str:
-    # Base64, because pyinfra ends standard input with a newline of its own.
-    return base64.encodebytes(text).decode() or "\n"
+    return base64.b64encode(text).decode()
 
 
 def _sha256(text: bytes) -> str:
