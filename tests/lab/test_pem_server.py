@@ -6,8 +6,6 @@ from tests.lab.conftest import Lab, pyinfra
 
 pytestmark = pytest.mark.lab
 
-QUERY = "SELECT count(*) FROM pem_fleet.get_pool_auth('{}')"
-
 
 def test_the_poolers_rules_are_the_first_and_no_rule_has_an_error(lab: Lab) -> None:
     rules = lab.sql(
@@ -36,36 +34,6 @@ def test_pems_own_files_are_kept_beside_ours(lab: Lab) -> None:
 def test_pems_own_agent_still_beats_directly(lab: Lab) -> None:
     beats = "SELECT now() - last_heartbeat < '30 s' FROM pem.agent_heartbeat WHERE agent_id = 1"
     assert lab.sql(beats) == "t"
-
-
-def refused(lab: Lab, user: str) -> bool:
-    """An error, not an empty answer: PgBouncer would go on with what it knew before."""
-    said = lab.on("pem1").run(f'sudo -u postgres psql -XAtqd pem -c "{QUERY.format(user)}"')
-    return said.failed and f"role {user} may not come in through the pooler" in said.stderr
-
-
-def test_the_auth_query_answers_for_the_agents_user_and_the_administrator_only(lab: Lab) -> None:
-    assert [lab.sql(QUERY.format(user)) for user in ("pem_agent_user1", "pem_admin1")] == ["1", "1"]
-    assert all(refused(lab, user) for user in ("postgres", "agent1", "nobody"))
-
-
-@pytest.mark.parametrize(
-    ("change", "undo"),
-    [
-        ("VALID UNTIL 'yesterday'", "VALID UNTIL 'infinity'"),
-        ("SUPERUSER", "NOSUPERUSER"),
-        ("NOLOGIN", "LOGIN"),
-    ],
-)
-def test_the_auth_query_refuses_an_expired_or_super_or_disabled_user(
-    lab: Lab, change: str, undo: str
-) -> None:
-    lab.sql(f"ALTER ROLE pem_agent_user1 {change}")
-    try:
-        assert refused(lab, "pem_agent_user1")
-    finally:
-        lab.sql(f"ALTER ROLE pem_agent_user1 {undo}")
-    assert lab.sql(QUERY.format("pem_agent_user1")) == "1"
 
 
 def test_only_the_poolers_role_may_call_it(lab: Lab) -> None:
