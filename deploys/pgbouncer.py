@@ -14,7 +14,7 @@ from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
 from fleet.operations.files import File, directory, put
 from fleet.operations.packages import installed
-from fleet.operations.pgbouncer import proof, runs_as_written
+from fleet.operations.pgbouncer import installed_place, proof, runs_as_written, unit_reads
 from fleet.operations.services import units_read
 from fleet.platforms import (
     PGBOUNCER_MINIMUM,
@@ -39,6 +39,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         names=(place.package, place.psql_package),
         family=family,
     )
+    unit_reads(name="See which file its unit reads", place=place, port=settings.listen_port)
     directory(
         name="Directory for keys",
         path=f"{place.directory}/tls",
@@ -83,8 +84,10 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
 
 
 if is_entrypoint(__name__) and "pgbouncer" in host.groups:
-    family = family_of(host)
-    row = pgbouncer_row(family, host.data.pgbouncer.vendor)
+    settings, family = host.data.pgbouncer, family_of(host)
+    place = installed_place(
+        pgbouncer_row(family, settings.vendor, settings.version), settings.listen_port
+    )
     pgbouncer(
-        fleet=host.data.fleet, machine=host.data.machine, family=family, place=row, _sudo=True
+        fleet=host.data.fleet, machine=host.data.machine, family=family, place=place, _sudo=True
     )

@@ -4,6 +4,7 @@ An inventory makes its hosts, gives them to roles, gives the roles to one `Fleet
 groups that pyinfra works on from it (see inventories/example.py).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -23,6 +24,7 @@ from fleet.values import (
     NameOrAddress,
     Network,
     OneLine,
+    PoolerVendor,
     Port,
     RoleName,
     Secret,
@@ -218,7 +220,8 @@ class PgBouncer(Role):
     hosts: Hosts
     server: PemServer
     listen_port: Port = 6432
-    vendor: Vendor = Field("distribution", description="whose PgBouncer package it is")
+    vendor: PoolerVendor = Field("distribution", description="whose PgBouncer package it is")
+    version: str | None = Field(None, description='"1.25", of vendor="edb" alone, required there')
     admin_networks: tuple[Network, ...] = Field(
         description="from where the admin console may be reached", min_length=1
     )
@@ -230,6 +233,25 @@ class PgBouncer(Role):
     extra: dict[SettingName, OneLine] = Field(
         default={}, description="further settings of pgbouncer.ini's [pgbouncer] section"
     )
+
+    @model_validator(mode="after")
+    def _version_is_of_edb(self) -> Self:
+        hint = '\nHINT: PgBouncer(vendor="edb", version="1.25"), no version for other vendors'
+        if self.vendor != "edb" and self.version is not None:
+            raise ValueError(
+                f"version ({self.version}) is given, but only EDB's packages carry one in their"
+                f" name, and vendor is {self.vendor!r}{hint}"
+            )
+        if self.vendor == "edb" and self.version is None:
+            raise ValueError(
+                f"vendor is 'edb', whose packages carry a version; none is given{hint}"
+            )
+        if self.version is not None and not re.fullmatch(r"1\.(2[4-9]|[3-9]\d)", self.version):
+            raise ValueError(
+                f"version ({self.version}) is not like 1.25, or older than 1.24,"
+                f" the oldest that the recipe works with{hint}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pool_fits_in_clients(self) -> Self:

@@ -49,7 +49,7 @@ def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbea
         clients = {}
         for host in pooler.hosts:
             if family := _family(host.name):
-                place = pgbouncer(family, pooler.vendor)
+                place = pgbouncer(family, pooler.vendor, pooler.version)
                 clients[host.name] = (
                     _ask(
                         host.name,

@@ -1,17 +1,19 @@
 """Everything that differs between operating systems and package vendors: one row each.
 
 Sources: Debian's packages as installed; PGDG's packages and PEM's documentation for the rest.
-Rows of the RHEL family are from documents; the lab does not run them.
+Rows of the RHEL family are from documents; the lab does not run them. EDB's PgBouncer: EDB's
+documentation and the public notes of users; the lab runs a stand-in under its names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 
 from pyinfra.api import Host
 from pyinfra.api.exceptions import DeployError
 from pyinfra.facts.server import LinuxDistribution
 
-from fleet.values import Vendor
+from fleet.values import PoolerVendor, Vendor
 
 Family = Literal["debian", "rhel"]
 
@@ -46,7 +48,10 @@ class Postgres:
 
 @dataclass(frozen=True)
 class Pooler:
-    """Where one vendor's package puts PgBouncer on one OS family."""
+    """Where one vendor's package puts PgBouncer on one OS family.
+
+    binary, directory and ini are where the documents say; an installed unit knows better.
+    """
 
     package: str
     psql_package: str
@@ -56,7 +61,13 @@ class Pooler:
     directory: str
     ini: str
     run_directory: str
+    pid_file: str
     log_file: str
+
+    def as_installed(self, ini: str, binary: str) -> "Pooler":
+        """The same place with the paths that the installed unit names, both absolute."""
+        path = PurePosixPath(ini)
+        return replace(self, directory=str(path.parent), ini=path.name, binary=binary)
 
 
 def family_of(host: Host) -> Family:
@@ -82,18 +93,33 @@ def postgres(family: Family, vendor: Vendor, v: int) -> Postgres:
     return _row("Postgres", rows, family, vendor)
 
 
-def pgbouncer(family: Family, vendor: Vendor) -> Pooler:
-    """The row of PgBouncer. Raises DeployError where there is none."""
+def pgbouncer(family: Family, vendor: PoolerVendor, version: str | None = None) -> Pooler:
+    """The row of PgBouncer. Raises DeployError where there is none.
+
+    version: "1.25", of EDB's packages, whose names carry it.
+    """
+    v, digits = version or "", (version or "").replace(".", "")
     # fmt: off
     debian = Pooler("pgbouncer", "postgresql-client", "pgbouncer", "postgres", "/usr/sbin/pgbouncer",
-                    "/etc/pgbouncer", "pgbouncer.ini", "/run/postgresql", "/var/log/postgresql/pgbouncer.log")
+                    "/etc/pgbouncer", "pgbouncer.ini", "/run/postgresql", "/run/postgresql/pgbouncer.pid",
+                    "/var/log/postgresql/pgbouncer.log")
     rhel = Pooler("pgbouncer", "postgresql", "pgbouncer", "pgbouncer", "/usr/bin/pgbouncer",
-                  "/etc/pgbouncer", "pgbouncer.ini", "/run/pgbouncer", "/var/log/pgbouncer/pgbouncer.log")
+                  "/etc/pgbouncer", "pgbouncer.ini", "/run/pgbouncer", "/run/pgbouncer/pgbouncer.pid",
+                  "/var/log/pgbouncer/pgbouncer.log")
+    # Documented: package, directory, unit, user. From users' notes of 1.18 to 1.24 on RHEL: binary,
+    # ini, pid and log. Debian's ini has three names in as many sources. The psql is the distribution's.
+    edb = Pooler(f"edb-pgbouncer{digits}", "postgresql", f"edb-pgbouncer-{v}", "enterprisedb",
+                 f"/usr/edb/pgbouncer{v}/bin/pgbouncer", f"/etc/edb/pgbouncer{v}", f"edb-pgbouncer-{v}.ini",
+                 f"/run/edb/pgbouncer{v}", f"/run/edb/pgbouncer{v}/edb-pgbouncer-{v}.pid",
+                 f"/var/log/edb/pgbouncer{v}/edb-pgbouncer-{v}.log")
+    edb_debian = replace(edb, psql_package="postgresql-client", unit=f"edb-pgbouncer{digits}", ini="edb-pgbouncer.ini")
     rows = {
-        ("debian", "distribution"): debian,
-        ("debian", "pgdg"):         debian,
-        ("rhel", "distribution"):   rhel,
-        ("rhel", "pgdg"):           rhel,
+        ("debian", "distribution"): debian,      # run in the lab
+        ("debian", "pgdg"):         debian,      # the same files, not run
+        ("debian", "edb"):          edb_debian,  # run with a stand-in only
+        ("rhel", "distribution"):   rhel,        # not run
+        ("rhel", "pgdg"):           rhel,        # not run
+        ("rhel", "edb"):            edb,         # not run
     }
     # fmt: on
     return _row("PgBouncer", rows, family, vendor)
@@ -117,7 +143,7 @@ PEM_AGENT_UNIT = "pemagent"
 Row = TypeVar("Row")
 
 
-def _row(what: str, rows: dict[tuple[str, str], Row], family: Family, vendor: Vendor) -> Row:
+def _row(what: str, rows: dict[tuple[str, str], Row], family: Family, vendor: str) -> Row:
     try:
         return rows[family, vendor]
     except KeyError:

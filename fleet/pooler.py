@@ -113,7 +113,7 @@ def _service(fleet: Fleet, place: Pooler) -> Place:
         directory=place.directory,
         suffix="",
         log_file=place.log_file,
-        pid_file=f"{place.run_directory}/pgbouncer.pid",
+        pid_file=place.pid_file,
         socket_directory=place.run_directory,
         listen_addr="*",
         listen_port=fleet.pgbouncer.listen_port,

@@ -32,3 +32,4 @@ OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
 # No plain text: a password in an inventory is a password in git.
 Secret = InstanceOf[SecretStr]
 Vendor = Literal["distribution", "pgdg"]
+PoolerVendor = Literal["distribution", "pgdg", "edb"]

@@ -70,8 +70,8 @@ WRONG = [
     pytest.param(
         BOUNCERS, f"{BOUNCERS}, wholly_else=1", "bouncer =",
         "PgBouncer(wholly_else): no such setting",
-        "known: hosts, server, listen_port, vendor, admin_networks, agent_networks, pool_size,"
-        " max_client_conn, extra",
+        "known: hosts, server, listen_port, vendor, version, admin_networks, agent_networks,"
+        " pool_size, max_client_conn, extra",
         id="an unknown setting without one",
     ),
     pytest.param(
@@ -116,10 +116,30 @@ WRONG = [
         id="an unknown vendor",
     ),
     pytest.param(
-        BOUNCERS, f'{BOUNCERS}, vendor="edb"', "bouncer =",
-        "PgBouncer(vendor): input should be 'distribution' or 'pgdg'",
+        BOUNCERS, f'{BOUNCERS}, vendor="enterprisedb"', "bouncer =",
+        "PgBouncer(vendor): input should be 'distribution', 'pgdg' or 'edb'",
         "vendor: whose PgBouncer package it is",
         id="a vendor whose packages were never seen",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, vendor="edb"', "bouncer =",
+        "PgBouncer: vendor is 'edb', whose packages carry a version; none is given",
+        'PgBouncer(vendor="edb", version="1.25"), no version for other vendors',
+        id="EDB without a version",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, version="1.25"', "bouncer =",
+        "PgBouncer: version (1.25) is given, but only EDB's packages carry one in their name,"
+        " and vendor is 'distribution'",
+        'PgBouncer(vendor="edb", version="1.25"), no version for other vendors',
+        id="a version of others than EDB",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, vendor="edb", version="1.18"', "bouncer =",
+        "PgBouncer: version (1.18) is not like 1.25, or older than 1.24, the oldest that the"
+        " recipe works with",
+        'PgBouncer(vendor="edb", version="1.25"), no version for other vendors',
+        id="a version of EDB that is too old",
     ),
     pytest.param(
         '"192.0.2.0/28"', '"192.0.2.1/28"', "bouncer =",

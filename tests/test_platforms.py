@@ -9,7 +9,7 @@ from pyinfra.api.exceptions import DeployError
 from pyinfra.facts.server import LinuxDistribution
 
 from fleet.platforms import FAMILIES, family_of, pgbouncer, postgres
-from fleet.values import Vendor
+from fleet.values import PoolerVendor, Vendor
 
 FAMILY_NAMES = ("debian", "rhel")
 VERSIONS = (14, 17, 18)
@@ -29,10 +29,10 @@ def test_every_row_of_postgres_is_complete(family, vendor, version):
     assert row.directory.startswith("/")
 
 
-@pytest.mark.parametrize("vendor", get_args(Vendor))
+@pytest.mark.parametrize("vendor", get_args(PoolerVendor))
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_row_of_pgbouncer_is_complete(family, vendor):
-    row = pgbouncer(family, vendor)
+    row = pgbouncer(family, vendor, "1.25")
     assert all(texts(row))
     assert all(
         path.startswith("/")
@@ -55,15 +55,27 @@ def test_where_postgres_lives(family, vendor, unit, directory, user):
 
 
 @pytest.mark.parametrize(
-    ("what", "row"),
-    [("PgBouncer", pgbouncer), ("Postgres", lambda *pair: postgres(*pair, 17))],
-    ids=["PgBouncer", "Postgres"],
+    ("family", "unit", "ini"),
+    [
+        ("debian", "edb-pgbouncer125", "edb-pgbouncer.ini"),
+        ("rhel", "edb-pgbouncer-1.25", "edb-pgbouncer-1.25.ini"),
+    ],
 )
-def test_an_unknown_pair_names_the_known_ones_and_what_to_type(what, row):
+def test_edb_puts_the_version_of_its_pgbouncer_into_every_name(family, unit, ini):
+    row = pgbouncer(family, "edb", "1.25")
+    assert (row.package, row.user, row.directory) == (
+        "edb-pgbouncer125",
+        "enterprisedb",
+        "/etc/edb/pgbouncer1.25",
+    )
+    assert (row.unit, row.ini) == (unit, ini)
+
+
+def test_an_unknown_pair_names_the_known_ones_and_what_to_type():
     with pytest.raises(DeployError) as error:
-        row("rhel", "edb")
+        postgres("rhel", "edb", 17)
     assert str(error.value) == (
-        f"no {what} of vendor 'edb' is known for family 'rhel'; known: distribution on debian,"
+        "no Postgres of vendor 'edb' is known for family 'rhel'; known: distribution on debian,"
         " pgdg on debian, distribution on rhel, pgdg on rhel"
         '\nHINT: vendor="distribution" in the inventory'
     )

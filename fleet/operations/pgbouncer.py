@@ -9,8 +9,10 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.facts.pgbouncer import PgBouncerConfig
+from fleet.facts.poolers import PgBouncerUnits
 from fleet.facts.services import Service
-from fleet.operations.commands import shell
+from fleet.operations.commands import fail, shell
+from fleet.platforms import Pooler
 from fleet.render import script
 
 # How long the service may take to run on new files.
@@ -23,6 +25,30 @@ def proof(**values: str) -> str:
     The values are the variables that files/prove-pgbouncer.sh wants, named and explained there.
     """
     return f"(\n{script('prove-pgbouncer.sh', values)})"
+
+
+def installed_place(row: Pooler, port: int) -> Pooler:
+    """The row of platforms.py, with the paths that the host's own unit names where there is one."""
+    unit = host.get_fact(PgBouncerUnits, port=port).get(row.unit)
+    return row.as_installed(unit["ini"], unit["binary"]) if unit and unit["ini"] else row
+
+
+@operation()
+def unit_reads(place: Pooler, port: int) -> Generator[PyinfraCommand, None, None]:
+    """Fail when the unit, installed a moment ago, reads another file than the one planned.
+
+    Documents disagree about the names in EDB's packages. The next plan is made from the unit.
+    """
+    unit = host.get_fact(PgBouncerUnits, port=port).get(place.unit)
+    planned = f"{place.directory}/{place.ini}"
+    if unit is None or (unit["ini"], unit["binary"]) == (planned, place.binary):
+        host.noop(f"{place.unit} reads {planned}")
+        return
+    yield fail(
+        f"{place.unit}, installed just now, runs {unit['binary']} {unit['ini']};"
+        f" planned was {place.binary} {planned}. Nothing was configured yet."
+        "\nHINT: run the same again, the plan is then made from what the unit says"
+    )
 
 
 @operation()

@@ -31,6 +31,10 @@ DESCRIPTION = f"""\
 AFTER_INSTALLATION = """\
 #!/bin/sh
 set -e
+user={user}
+if [ "$user" ] && ! id "$user" >/dev/null 2>&1; then
+    useradd --system --user-group --home-dir /var/lib/edb --shell /usr/sbin/nologin "$user"
+fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 """
 BEFORE_REMOVAL = """\
@@ -89,7 +93,7 @@ def build_package(package: Package, number: int, repository: Path) -> Path:
         fill(tree, package)
         put(tree, "DEBIAN/control", control(package, version))
         if package.unit:
-            put(tree, "DEBIAN/postinst", AFTER_INSTALLATION, 0o755)
+            put(tree, "DEBIAN/postinst", AFTER_INSTALLATION.format(user=package.user), 0o755)
             put(tree, "DEBIAN/prerm", BEFORE_REMOVAL.format(unit=package.unit), 0o755)
         for directory in (tree, *(path for path in tree.rglob("*") if path.is_dir())):
             directory.chmod(0o755)

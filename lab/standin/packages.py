@@ -10,6 +10,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent
 VERSION = "10.6.0"
 SSLUTILS_VERSION = "1.4.1"
+PGBOUNCER_VERSION = "1.25.2.0"
 RELEASE = "1+standin"
 POSTGRES_VERSIONS = (17,)
 NOTICE = "stand-in for tests, not EDB's software"
@@ -36,6 +37,7 @@ class Package:
     links: tuple[tuple[str, str], ...] = ()
     directories: tuple[str, ...] = ()
     unit: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Layout:
     plpython: str
     sslutils: str
     extension_directory: str
+    pgbouncer: str
+    pgbouncer_binary: str
+    pgbouncer_unit: str
 
 
 LAYOUTS = {
@@ -58,6 +63,9 @@ LAYOUTS = {
         plpython="postgresql-plpython3-{0}",
         sslutils="postgresql-{0}-sslutils",
         extension_directory="/usr/share/postgresql/{0}/extension",
+        pgbouncer="pgbouncer",
+        pgbouncer_binary="/usr/sbin/pgbouncer",
+        pgbouncer_unit="edb-pgbouncer125",
     ),
     "rpm": Layout(
         psycopg2="python3-psycopg2",
@@ -66,6 +74,9 @@ LAYOUTS = {
         plpython="postgresql{0}-plpython3",
         sslutils="sslutils_{0}",
         extension_directory="/usr/pgsql-{0}/share/extension",
+        pgbouncer="pgbouncer",
+        pgbouncer_binary="/usr/bin/pgbouncer",
+        pgbouncer_unit="edb-pgbouncer-1.25",
     ),
 }
 
@@ -76,6 +87,7 @@ def packages(layout: Layout) -> list[Package]:
         agent(layout),
         server(layout),
         *(sslutils(layout, version) for version in POSTGRES_VERSIONS),
+        pgbouncer(layout),
     ]
 
 
@@ -145,6 +157,30 @@ def sslutils(layout: Layout, postgres_version: int) -> Package:
             ),
             file("sslutils/pem_sslutils.py", f"{modules}/pem_sslutils.py"),
         ),
+    )
+
+
+def pgbouncer(layout: Layout) -> Package:
+    """EDB's PgBouncer by its names and places; the program itself is the distribution's.
+
+    Its ini is named as users report it, which is not what EDB's documentation says for Debian.
+    """
+    unit = file(
+        "pgbouncer/edb-pgbouncer.service",
+        f"/usr/lib/systemd/system/{layout.pgbouncer_unit}.service",
+    )
+    return Package(
+        name="edb-pgbouncer125",
+        version=PGBOUNCER_VERSION,
+        summary=f"PgBouncer under the names of EDB's package ({NOTICE})",
+        depends=(layout.pgbouncer,),
+        files=(
+            unit,
+            file("pgbouncer/edb-pgbouncer.ini", "/etc/edb/pgbouncer1.25/edb-pgbouncer-1.25.ini"),
+        ),
+        links=(("/usr/edb/pgbouncer1.25/bin/pgbouncer", layout.pgbouncer_binary),),
+        unit=f"{layout.pgbouncer_unit}.service",
+        user="enterprisedb",
     )
 
 

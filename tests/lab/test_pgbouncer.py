@@ -213,7 +213,7 @@ def test_a_run_killed_between_file_and_reload_is_healed_by_the_next(
         assert lab.ask("bouncer1", "SHOW DATABASES")[0]["pool_size"] == "5"
 
         healed = pyinfra("deploy", "deploys/pgbouncer.py", inventory=changed, limit="bouncer1")
-        assert "1 of 8 steps changed something" in healed.stdout, healed.stdout
+        assert re.search(r"\b1 of \d+ steps changed something", healed.stdout), healed.stdout
         assert lab.ask("bouncer1", "SHOW DATABASES")[0]["pool_size"] == "6"
     finally:
         assert pyinfra("deploy", "deploys/pgbouncer.py").returncode == 0
@@ -278,7 +278,7 @@ def test_rules_that_somebody_opened_by_hand_are_closed_again(lab: Lab) -> None:
     lab.run("bouncer1", "systemctl reload pgbouncer")
     without_papers = {"user": "pem_agent_user1", "sslcertmode": "disable", "host": "bouncer1"}
     run = pyinfra("deploy", "deploys/pgbouncer.py", limit="bouncer1")
-    assert "2 of 8 steps changed something" in run.stdout, run.stdout
+    assert re.search(r"\b2 of \d+ steps changed something", run.stdout), run.stdout
     assert "certificate authentication failed" in refusal(lab, **without_papers)
     assert "trust" not in lab.run("bouncer1", "cat /etc/pgbouncer/hba.conf")
 
