@@ -143,7 +143,7 @@ of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
     )
     postgres.ident_block(
         name="User name map of the poolers",
-        lines=ident_lines(settings),
+        lines=ident_lines(fleet),
         port=port,
         _sudo_user=place.user,
     )

@@ -11,6 +11,7 @@ from pyinfra.api import deploy
 from pyinfra.operations import systemd
 
 from fleet import is_entrypoint
+from fleet.access import USER_FUNCTION
 from fleet.hosts import Fleet, Host
 from fleet.operations.files import File, directory, put
 from fleet.operations.packages import installed
@@ -32,7 +33,7 @@ from fleet.sizing import sizing
 def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> None:
     """One pooler, from its package to a configuration that runs."""
     settings = fleet.pgbouncer
-    limits = sizing(settings, fleet.agent)
+    limits = sizing(settings, fleet.agent, fleet.access)
 
     installed(
         name="Install PgBouncer and psql",
@@ -60,6 +61,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
             login=login(fleet, place),
             agent_user=fleet.pem_server.agent_user,
             connect_name=fleet.pem_server.connect_name,
+            user_function=USER_FUNCTION if fleet.access and fleet.access.pooled_users else "",
         ),
     )
 

@@ -5,6 +5,7 @@
 #   login         the connection string of PgBouncer's own way to the database
 #   agent_user    the role that the agents log in as
 #   connect_name  the name of the database's host or cluster, for messages
+#   user_function the function that is asked for users of other databases, empty without any
 refuse() { echo "refused, the running configuration stays: $1" >&2; exit 1; }
 
 version=$("$pgbouncer" --version | sed -n 's/^PgBouncer \([0-9.]*\).*/\1/p')
@@ -46,3 +47,11 @@ HINT: pyinfra INVENTORY deploys/pem_server.py"
 standby=$(as_service psql "$login" -XAtq -c 'SELECT pg_is_in_recovery()' 2>&1)
 [ "$standby" = f ] || refuse "$connect_name leads to a standby, where no agent can write ($standby)
 HINT: endpoint= in PemServer(...) is the name that the cluster manager moves to the primary"
+
+# 3. Where the poolers lead to other databases, it answers for their users too.
+if [ -n "$user_function" ]; then
+    answer=$(as_service psql "$login" -XAtq \
+        -c "SELECT has_function_privilege('$user_function', 'EXECUTE')" 2>&1)
+    [ "$answer" = t ] || refuse "the database does not answer for users of other databases: $answer
+HINT: pyinfra INVENTORY deploys/access.py"
+fi

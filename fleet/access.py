@@ -6,8 +6,10 @@ needs a password where a certificate does it.
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
 
 from fleet import ROOT
+from fleet.databases import Access, Database, User
 from fleet.facts.postgres import literal
 from fleet.hosts import Fleet, PemServer, sources
 from fleet.leaves import POOL_USER
@@ -17,6 +19,10 @@ from fleet.operations.postgres import Wish
 AUTH_USER = "pgbouncer"
 FUNCTION = "pem_fleet.get_pool_auth(text)"
 PEM_FUNCTION = "pem.get_agent_pool_auth(text)"
+# Users of other databases that come in through the poolers (fleet/databases.py): the group, which
+# is also the name of their map, and the function that answers for them.
+POOLED_ROLE = "pem_fleet_pooled"
+USER_FUNCTION = "pem_fleet.get_user_auth(text)"
 
 
 def role_wishes(server: PemServer) -> tuple[Wish, ...]:
@@ -49,9 +55,6 @@ def role_wishes(server: PemServer) -> tuple[Wish, ...]:
 
 def function_wishes() -> tuple[Wish, ...]:
     """The function of PgBouncer's auth_query, in a schema of our own."""
-    sql = (ROOT / "files" / "get_pool_auth.sql").read_text()
-    body = sql.split("$function$")[1]
-    fingerprint = hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
     return (
         Wish(
             "schema pem_fleet",
@@ -60,17 +63,7 @@ def function_wishes() -> tuple[Wish, ...]:
             "CREATE SCHEMA IF NOT EXISTS pem_fleet;\n"
             f"GRANT USAGE ON SCHEMA pem_fleet TO {AUTH_USER}",
         ),
-        Wish(
-            FUNCTION,
-            f"SELECT md5(prosrc) = '{fingerprint}' AND prosecdef"
-            " AND proconfig = ARRAY['search_path=pg_catalog, pg_temp']"
-            f" AND has_function_privilege('{AUTH_USER}', oid, 'EXECUTE')"
-            " AND NOT EXISTS (SELECT FROM"
-            " aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0)"
-            f" FROM pg_proc WHERE oid = to_regprocedure('{FUNCTION}')",
-            f"{sql.strip()};\nREVOKE ALL ON FUNCTION {FUNCTION} FROM PUBLIC;\n"
-            f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO {AUTH_USER}",
-        ),
+        _function(FUNCTION, "get_pool_auth.sql"),
         # PEM's default privileges may leave it to every agent, which could then read the
         # verifiers of the pool's passwords. Ours calls it as its owner, a superuser.
         Wish(
@@ -82,17 +75,73 @@ def function_wishes() -> tuple[Wish, ...]:
     )
 
 
-def ident_lines(server: PemServer) -> tuple[str, ...]:
+def user_function_wishes() -> tuple[Wish, ...]:
+    """The function of PgBouncer's auth_query for users of other databases, in database pem too."""
+    return (_function(USER_FUNCTION, "get_user_auth.sql"),)
+
+
+def ident_lines(fleet: Fleet) -> tuple[str, ...]:
     """pg_ident.conf: the poolers' certificate may be these roles."""
+    server, access = fleet.pem_server, fleet.access
     users = (server.agent_user, server.admin_user, AUTH_USER)
-    return tuple(f"{POOL_USER} {POOL_USER} {user}" for user in users)
+    return (
+        *(f"{POOL_USER} {POOL_USER} {user}" for user in users),
+        *(
+            f"{POOLED_ROLE} {POOL_USER} {user.name}"
+            for user in (access.pooled_users if access else ())
+        ),
+    )
 
 
 def hba_lines(fleet: Fleet) -> tuple[str, ...]:
-    """pg_hba.conf: members of the pool come from poolers, and prove it by certificate."""
-    return tuple(
-        f"hostssl pem +{POOL_USER} {network} cert map={POOL_USER}"
-        for network in sources(fleet.pgbouncer.hosts, fleet.pem_server.hosts)
+    """pg_hba.conf: members of the pool come from poolers, and prove it by certificate.
+
+    The inventory's own rules follow. They name databases, and never PEM's.
+    """
+    poolers = sources(fleet.pgbouncer.hosts, fleet.pem_server.hosts)
+    ways = [("pem", POOL_USER)]
+    if fleet.access is not None and fleet.access.pooled_databases:
+        ways.append((_list(fleet.access.pooled_databases), POOLED_ROLE))
+    return (
+        *(
+            f"hostssl {databases} +{group} {network} cert map={group}"
+            for databases, group in ways
+            for network in poolers
+        ),
+        *(_rule_lines(fleet.access) if fleet.access is not None else ()),
+    )
+
+
+def _rule_lines(access: Access) -> Iterator[str]:
+    for rule in access.rules:
+        databases = ",".join(rule.databases) or _list(access.databases)
+        if rule.method == "reject":
+            kind, users = "host", ",".join(rule.users) or "all"
+        else:
+            kind, users = "hostssl", ",".join(rule.users) or _list(access.login_users(rule.method))
+        for network in rule.networks:
+            yield f"{kind} {databases} {users} {network} {rule.method}"
+
+
+def _list(named: Iterable[Database | User]) -> str:
+    return ",".join(one.name for one in named)
+
+
+def _function(signature: str, file: str) -> Wish:
+    """A function of files/, for PgBouncer alone."""
+    sql = (ROOT / "files" / file).read_text()
+    body = sql.split("$function$")[1]
+    fingerprint = hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
+    return Wish(
+        signature,
+        f"SELECT md5(prosrc) = '{fingerprint}' AND prosecdef"
+        " AND proconfig = ARRAY['search_path=pg_catalog, pg_temp']"
+        f" AND has_function_privilege('{AUTH_USER}', oid, 'EXECUTE')"
+        " AND NOT EXISTS (SELECT FROM"
+        " aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0)"
+        f" FROM pg_proc WHERE oid = to_regprocedure('{signature}')",
+        f"{sql.strip()};\nREVOKE ALL ON FUNCTION {signature} FROM PUBLIC;\n"
+        f"GRANT EXECUTE ON FUNCTION {signature} TO {AUTH_USER}",
     )
 
 

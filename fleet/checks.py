@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fleet.access_checks import access_problems
 from fleet.mistakes import Mistake, any_noted, inventory_line, note
 
 if TYPE_CHECKING:
@@ -95,4 +96,5 @@ CHECKS = (
     _one_machine_one_entry,
     _no_host_is_named_like_a_role,
     _pooled_agents_are_not_the_server,
+    access_problems,
 )

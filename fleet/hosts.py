@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from fleet.checks import note_problems
+from fleet.databases import Access
 from fleet.mistakes import raise_noted
 from fleet.roles import Role
 from fleet.values import (
@@ -298,6 +299,7 @@ class Fleet(Role):
     pem_server: PemServer
     pgbouncer: PgBouncer
     agent: Agent
+    access: Access | None = Field(None, description="Access(…): databases and users beside PEM's")
 
     if not TYPE_CHECKING:
 

@@ -1,9 +1,11 @@
 """The files of one pooler, as text: those that are written, and those that prove them."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fleet.databases import Access
 from fleet.hosts import Fleet, Host, PgBouncer, sources
 from fleet.leaves import pool_leaf, server_leaf
 from fleet.operations.files import CANDIDATE, File
@@ -143,6 +145,7 @@ def _hba(fleet: Fleet, place: Pooler) -> str:
         server=fleet.pem_server,
         admin_networks=pooler.admin_networks,
         agent_networks=networks,
+        other_rules=tuple(_other_rules(fleet.access)) if fleet.access is not None else (),
         console=f"psql -h {place.run_directory} -p {pooler.listen_port} -U pgbouncer pgbouncer",
     )
 
@@ -151,11 +154,25 @@ def _ini(fleet: Fleet, where: Place, auth_query: str) -> str:
     return render(
         "pgbouncer.ini.j2",
         server=fleet.pem_server,
-        sizing=sizing(fleet.pgbouncer, fleet.agent),
+        sizing=sizing(fleet.pgbouncer, fleet.agent, fleet.access),
+        other_databases=fleet.access.pooled_databases if fleet.access is not None else (),
+        users=fleet.access.pooled_users if fleet.access is not None else (),
         place=where,
         auth_query=auth_query,
         extra=fleet.pgbouncer.extra,
     )
+
+
+def _other_rules(access: Access) -> Iterator[str]:
+    """Lines of the HBA file for other databases; PgBouncer knows no groups."""
+    all_users = ",".join(user.name for user in access.pooled_users)
+    all_databases = ",".join(database.name for database in access.pooled_databases)
+    for rule in access.pooler_rules:
+        databases = ",".join(rule.databases) or all_databases
+        users = ",".join(rule.users) or ("all" if rule.method == "reject" else all_users)
+        kind = "host" if rule.method == "reject" else "hostssl"
+        for network in rule.networks:
+            yield f"{kind} {databases} {users} {network} {rule.method}"
 
 
 def _auth_query(fleet: Fleet, machine: Host, place: Pooler) -> str:

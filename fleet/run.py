@@ -24,7 +24,7 @@ from fleet import ROOT
 from fleet.hosts import Fleet
 from fleet.inventory import fleet_of
 
-DEPLOYS = ("ca", "pem_server", "pgbouncer", "agent")
+DEPLOYS = ("ca", "pem_server", "access", "pgbouncer", "agent")
 GROUPS = ("pem_server", "pgbouncer", "agent")
 
 
@@ -91,6 +91,7 @@ def _where(fleet: Fleet, options: argparse.Namespace, deploys: list[str]) -> dic
     Raises RunError when --limit leaves a deploy that was named, or all of them, without a host.
     """
     members = {group: [host.name for host in getattr(fleet, group).hosts] for group in GROUPS}
+    members["access"] = members["pem_server"] if fleet.access is not None else []
     everywhere = [host.name for host in fleet.machines()]
     wanted = members.get(options.limit, [options.limit]) if options.limit else everywhere
     hosts = {
@@ -100,10 +101,16 @@ def _where(fleet: Fleet, options: argparse.Namespace, deploys: list[str]) -> dic
     idle = [deploy for deploy in deploys if not hosts[deploy]]
     if idle == deploys or (idle and options.deploys):
         raise RunError(
-            f"{options.inventory}: {', '.join(idle)} has nothing to do on {options.limit}"
-            f"\nHINT: the hosts are {', '.join(everywhere)}"
+            f"{options.inventory}: {', '.join(idle)} has nothing to do on"
+            f" {options.limit or 'any host'}"
+            f"\nHINT: {_why_idle(fleet, idle) or 'the hosts are ' + ', '.join(everywhere)}"
         )
     return {deploy: names for deploy, names in hosts.items() if names}
+
+
+def _why_idle(fleet: Fleet, idle: list[str]) -> str:
+    unwanted = fleet.access is None and [Path(deploy).stem for deploy in idle] == ["access"]
+    return "Fleet(access=Access(…), …); see fleet/databases.py" if unwanted else ""
 
 
 def _pyinfra(command: list[str], deploy: str, *, capture: bool = False) -> str:

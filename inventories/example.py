@@ -42,6 +42,33 @@ bouncer = PgBouncer(
 
 agents = Agent(hosts=(app1, app2), via=bouncer)
 
+# Where more than PEM runs on this server: databases, users and rules (fleet/databases.py), and
+# access=access in the Fleet below.
+# access = Access(
+#     databases=(Database(name="shop", owner="shop_owner", revoke_connect=True, pooled=True),),
+#     users=(
+#         User(name="shop_owner", login=False),
+#         User(
+#             name="shop_app",
+#             password=secret("SHOP_APP_PASSWORD"),
+#             roles=("dbrole_readwrite",),
+#             databases=("shop",),
+#             pooled=True,
+#             pool_connection_limit=10,
+#             valid_until="2027-12-31",
+#             settings={"statement_timeout": "30s"},
+#         ),
+#         User(
+#             name="shop_ddl",
+#             password=secret("SHOP_DDL_PASSWORD"),
+#             roles=("dbrole_admin",),
+#             databases=("shop",),
+#         ),
+#     ),
+#     rules=(Rule(users=("shop_ddl",), networks=("192.0.2.0/28",)),),
+#     pooler_rules=(PoolerRule(networks=("192.0.2.48/28",)),),
+# )
+
 fleet = Fleet(certificate_authority=authority, pem_server=server, pgbouncer=bouncer, agent=agents)
 
 # The groups that the deploys work on.

@@ -6,6 +6,7 @@ from pydantic import SecretStr
 from pyinfra.facts.server import LinuxDistribution
 
 from fleet import ROOT
+from fleet.databases import Access, Database, PoolerRule, Rule, User
 from fleet.facts.files import FileBytes
 from fleet.facts.packages import MissingPackages
 from fleet.facts.pem import RegisteredAgents
@@ -24,6 +25,7 @@ from fleet.pki import certificate_file, key_file
 
 ADMIN_PASSWORD = "planted-admin-password"
 SUPERUSER_PASSWORD = "planted-superuser-password"
+USER_PASSWORD = "planted-user-password"
 
 PEM_HBA = b"""\
 # Added by PEM's configuration
@@ -84,6 +86,56 @@ def with_cluster(fleet):
     """The same fleet whose PEM database is a cluster of three hosts behind one name."""
     hosts = tuple(Host(name=f"pem{n}", address=f"192.0.2.1{n}") for n in (1, 2, 3))
     return with_server(fleet, hosts=hosts, endpoint="pem.example.com", installation=None)
+
+
+def sample_access():
+    """A shop beside PEM: an owner, a pooled application, and somebody who makes tables."""
+    password = SecretStr(USER_PASSWORD)
+    return Access(
+        databases=(
+            Database(
+                name="shop",
+                owner="shop_owner",
+                revoke_connect=True,
+                comment="the shop's orders",
+                pooled=True,
+            ),
+            Database(name="reports", owner="shop_owner", connection_limit=10),
+        ),
+        users=(
+            User(name="shop_owner", login=False),
+            User(
+                name="shop_app",
+                password=password,
+                roles=("dbrole_readwrite",),
+                databases=("shop",),
+                connection_limit=20,
+                valid_until="2027-12-31",
+                settings={"statement_timeout": "30s", "search_path": '"$user", public'},
+                pooled=True,
+                pool_mode="session",
+                pool_connection_limit=5,
+            ),
+            User(
+                name="shop_ddl",
+                password=password,
+                roles=("dbrole_admin",),
+                databases=("shop",),
+                pooled=True,
+            ),
+            User(name="auditor", roles=("dbrole_readonly", "dbrole_offline")),
+        ),
+        rules=(
+            Rule(networks=("192.0.2.66/32",), method="reject"),
+            Rule(users=("shop_ddl",), databases=("shop",), networks=("192.0.2.64/28",)),
+            Rule(users=("auditor",), networks=("192.0.2.80/28", "2001:db8::/64"), method="cert"),
+        ),
+        pooler_rules=(
+            PoolerRule(networks=("192.0.2.50/32",), method="reject"),
+            PoolerRule(networks=("192.0.2.48/28",)),
+            PoolerRule(users=("shop_ddl",), databases=("shop",), networks=("192.0.2.64/28",)),
+        ),
+    )
 
 
 def _fresh_host(release, configuration, data):

@@ -61,7 +61,7 @@ def test_an_agent_on_a_poolers_host_may_come_from_loopback(fleet):
 
 
 def test_a_certificate_of_the_pool_may_be_the_pools_three_roles(fleet):
-    assert ident_lines(fleet.pem_server) == (
+    assert ident_lines(fleet) == (
         "pem_agent_pool pem_agent_pool pem_agent_user1",
         "pem_agent_pool pem_agent_pool pem_admin1",
         "pem_agent_pool pem_agent_pool pgbouncer",

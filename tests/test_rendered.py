@@ -19,6 +19,8 @@ from tests.samples import (
     DEBIAN_13,
     ROCKY_9,
     SUPERUSER_PASSWORD,
+    USER_PASSWORD,
+    sample_access,
     with_cluster,
     with_server,
 )
@@ -27,7 +29,7 @@ RENDERED = ROOT / "tests" / "rendered"
 SYSTEMS = {"debian-13": DEBIAN_13, "rocky-9": ROCKY_9}
 
 # PEM itself is installed on the Debian family only; elsewhere it is there before.
-WITHOUT_INSTALLATION = {"rocky-9/pem_server"}
+WITHOUT_INSTALLATION = {"rocky-9/pem_server", "rocky-9/access-pem_server"}
 
 # As `pemworker --register-agent` leaves it.
 AGENT_CFG = b"""\
@@ -57,6 +59,10 @@ CASES = {
     # The second host of a cluster: what comes by replication is left alone.
     "cluster-standby": ("deploys/pem_server.py", "pem2", {PostgresStandby: True}),
     "cluster-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
+    # An inventory with databases and users beside PEM's.
+    "access": ("deploys/access.py", "pem.example.com", {}),
+    "access-pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
+    "access-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
     "agent": ("deploys/agent.py", "app1", {}),
     "agent-registered": ("deploys/agent.py", "app1", {FileBytes: registered, MissingPackages: []}),
 }
@@ -71,6 +77,8 @@ def rendered(request, fleet, plan):
         fleet = with_server(fleet, installation=None)
     if case.startswith("cluster-"):
         fleet = with_cluster(fleet)
+    if case.startswith("access"):
+        fleet = fleet.but(access=sample_access())
     return RENDERED / system / case, plan(deploy, host, SYSTEMS[system] | facts, of=fleet)
 
 
@@ -101,10 +109,22 @@ def test_a_host_gets_exactly_the_reviewed_steps_and_files(rendered, request):
     assert today == reviewed
 
 
+@pytest.mark.parametrize("path", ["pg_hba.conf", "pg_ident.conf"])
+def test_two_deploys_write_the_same_rules_so_that_neither_undoes_the_other(fleet, plan, path):
+    fleet = fleet.but(access=sample_access())
+    contents = {
+        file.content
+        for deploy in ("deploys/pem_server.py", "deploys/access.py")
+        for name, file in plan(deploy, "pem.example.com", DEBIAN_13, of=fleet).files.items()
+        if name.endswith(path)
+    }
+    assert len(contents) == 1
+
+
 def test_no_password_is_in_a_step_or_in_a_file(rendered):
     _, planned = rendered
     shown = b"\n".join([steps(planned), *(file.content for file in planned.files.values())])
-    for password in (ADMIN_PASSWORD, SUPERUSER_PASSWORD):
+    for password in (ADMIN_PASSWORD, SUPERUSER_PASSWORD, USER_PASSWORD):
         assert password.encode() not in shown
 
 

@@ -97,7 +97,7 @@ def test_a_missing_deploy_is_a_failure_before_any_other_runs(run, inventory):
     assert code == 1
     assert said == (
         "deploy deploys/no.py does not exist\nHINT: there are deploys/ca.py,"
-        " deploys/pem_server.py, deploys/pgbouncer.py, deploys/agent.py\n"
+        " deploys/pem_server.py, deploys/access.py, deploys/pgbouncer.py, deploys/agent.py\n"
     )
 
 

@@ -29,6 +29,7 @@ PROOF = {
     "login": "",
     "agent_user": "pem_agent_user1",
     "connect_name": "pem",
+    "user_function": "",
 }
 
 

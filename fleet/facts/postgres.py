@@ -116,6 +116,24 @@ class PostgresHolds(FactBase[list[bool] | None]):
         return answers
 
 
+class PostgresNames(FactBase[list[str]]):
+    """The first column of what a query answers; empty when there is no server."""
+
+    default = list
+
+    @override
+    def requires_command(self, query: str, port: int = 5432) -> str:
+        return "psql"
+
+    @override
+    def command(self, query: str, port: int = 5432) -> StringCommand:
+        return _quiet(port, "postgres", query)
+
+    @override
+    def process(self, output: list[str]) -> list[str]:
+        return [line for line in output if line]
+
+
 class PostgresPasswordSalt(FactBase[str | None]):
     """The public part of a role's SCRAM verifier, `iterations:salt`; None without one.
 

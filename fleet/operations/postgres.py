@@ -13,6 +13,7 @@ from pyinfra.api.command import PyinfraCommand
 from fleet.facts.files import FileBytes
 from fleet.facts.postgres import (
     PostgresHolds,
+    PostgresNames,
     PostgresPasswordSalt,
     PostgresServer,
     PostgresStandby,
@@ -31,6 +32,10 @@ from fleet.scram import verifier
 # A reload is a signal to the server; this long it may take to act on it.
 RELOAD_DEADLINE_SECONDS = 10
 _ON_STANDBY = "this is a standby, it comes by replication"
+LEFT_BEHIND_HINT = (
+    "nothing is dropped here; lock a user out with ALTER ROLE … NOLOGIN, drop with DROP ROLE or"
+    " DROP DATABASE"
+)
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,46 @@ def setting(setting: str, value: str, port: int = 5432) -> Generator[PyinfraComm
     yield StringCommand(
         *psql(port, "postgres"), "-f -", _stdin=f"ALTER SYSTEM SET {setting} = {literal(value)};"
     )
+
+
+@operation()
+def database(database: str, owner: str, port: int = 5432) -> Generator[PyinfraCommand, None, None]:
+    """Make a database where it is not there; one that is there is left to wishes().
+
+    Not on a standby.
+    """
+    if host.get_fact(PostgresStandby, port=port):
+        host.noop(f"{_ON_STANDBY}: database {database}")
+        return
+    condition = f"SELECT true FROM pg_database WHERE datname = {literal(database)}"
+    if host.get_fact(PostgresHolds, conditions=(condition,), port=port) == [True]:
+        host.noop(f"database {database} is there")
+        return
+    yield StringCommand(
+        *psql(port, "postgres"),
+        "-f - >/dev/null",
+        _stdin=f'CREATE DATABASE "{database}" OWNER "{owner}";',
+    )
+
+
+@operation()
+def left_behind(queries: dict[str, str], port: int = 5432) -> Generator[PyinfraCommand, None, None]:
+    """Warn of what left the inventory and is on the server still. Never drops anything.
+
+    queries: SQL for names, by what they are, such as {"user": "SELECT …"}.
+    """
+    said = []
+    for what, query in queries.items():
+        names = host.get_fact(PostgresNames, query=query, port=port)
+        said += [
+            f"{what} {name} is not in the inventory any more, and still there" for name in names
+        ]
+    for text in said:
+        logger.warning(f"{host.print_prefix}{text}")
+    if said:
+        logger.warning(f"{host.print_prefix}HINT: {LEFT_BEHIND_HINT}")
+    host.noop("; ".join(said) or "nothing is left of what the inventory had")
+    yield from ()
 
 
 @operation()
