@@ -72,6 +72,26 @@ def prepare(fleet: Fleet, machine: Host, family: Family, place: Postgres) -> Non
     settings, authority, port = fleet.pem_server, fleet.certificate_authority, fleet.pem_server.port
 
     installed(name="Install openssl", names=("openssl",), family=family)
+    # Outside the data directory: a copy of that must not bring another host's certificate along.
+    # First of all: a standby that was copied from another host starts with these files only.
+    # Root writes here: where the server could write too, it could lead root astray by a link.
+    directory(
+        name=f"Directory {DIRECTORY}", path=DIRECTORY, user="root", group=place.user, mode="750"
+    )
+    leaf = server_leaf(fleet, machine)
+    cert, key = f"{DIRECTORY}/server.crt", f"{DIRECTORY}/server.key"
+    put(
+        name="Write the server's certificate",
+        files=(
+            File(cert, certificate_file(authority, leaf), place.user, place.user, "644"),
+            File(key, key_file(authority, leaf), place.user, place.user, "600"),
+        ),
+        check=f"""\
+of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
+    of_key=$(openssl pkey -pubout -in {key}{CANDIDATE}) && [ "$of_certificate" = "$of_key" ] ||
+    die 'the certificate and the key do not belong together'""",
+    )
+
     postgres.wishes(
         name="Roles and grants of the pool",
         wishes=role_wishes(settings),
@@ -94,24 +114,6 @@ def prepare(fleet: Fleet, machine: Host, family: Family, place: Postgres) -> Non
         _sudo_user=place.user,
     )
 
-    # Outside the data directory: a copy of that must not bring another host's certificate along.
-    # Root writes here: where the server could write too, it could lead root astray by a link.
-    directory(
-        name=f"Directory {DIRECTORY}", path=DIRECTORY, user="root", group=place.user, mode="750"
-    )
-    leaf = server_leaf(fleet, machine)
-    cert, key = f"{DIRECTORY}/server.crt", f"{DIRECTORY}/server.key"
-    put(
-        name="Write the server's certificate",
-        files=(
-            File(cert, certificate_file(authority, leaf), place.user, place.user, "644"),
-            File(key, key_file(authority, leaf), place.user, place.user, "600"),
-        ),
-        check=f"""\
-of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
-    of_key=$(openssl pkey -pubout -in {key}{CANDIDATE}) && [ "$of_certificate" = "$of_key" ] ||
-    die 'the certificate and the key do not belong together'""",
-    )
     postgres.setting(
         name="Setting ssl_cert_file",
         setting="ssl_cert_file",
