@@ -8,10 +8,6 @@ import re
 
 BEGIN = b"# BEGIN pem-fleet"
 END = b"# END pem-fleet"
-_BLOCK = re.compile(
-    rb"^[ \t]*" + BEGIN + rb"[ \t]*\r?\n.*?^[ \t]*" + END + rb"[ \t]*(?:\r?\n|\Z)",
-    re.MULTILINE | re.DOTALL,
-)
 
 
 def with_block(text: bytes, lines: tuple[str, ...], *, first: bool) -> bytes:
@@ -20,21 +16,55 @@ def with_block(text: bytes, lines: tuple[str, ...], *, first: bool) -> bytes:
     first: the block opens the file, whatever else stands there (the order of pg_hba.conf's lines
     decides). Otherwise a block that is there keeps its place, and a new one goes to the end.
     The file's own line endings are used. No lines: the block is taken out.
+    Raises ValueError for a mark without its other half: what is ours cannot be told from the rest.
     """
-    newline = b"\r\n" if b"\r\n" in text else b"\n"
-    block = b""
-    if lines:
-        block = newline.join([BEGIN, *(line.encode() for line in lines), END]) + newline
-    found = _BLOCK.search(text)
-    rest = _BLOCK.sub(b"", text)
+    rest, place = _without_blocks(text)
+    if not lines:
+        return rest
+    newline = b"\r\n" if b"\r\n" in rest else b"\n"
+    block = newline.join([BEGIN, *(line.encode() for line in lines), END]) + newline
     if first:
         return block + rest
-    if found:
-        before = _BLOCK.sub(b"", text[: found.start()])
-        return before + block + rest[len(before) :]
+    if place is not None:
+        return rest[:place] + block + rest[place:]
     if rest and not rest.endswith(b"\n"):
         rest += newline
     return rest + block
+
+
+def _without_blocks(text: bytes) -> tuple[bytes, int | None]:
+    """What is not ours, and where in it the first block was (None without one)."""
+    rest, place, opened = b"", None, 0
+    for number, line in enumerate(re.findall(rb"[^\n]*\n|[^\n]+", text), 1):
+        mark = line.strip(b" \t\r\n")
+        if (mark == BEGIN and opened) or (mark == END and not opened):
+            raise _half_a_mark(opened or number)
+        if mark == BEGIN:
+            opened, place = number, len(rest) if place is None else place
+        elif mark == END:
+            opened = 0
+        elif not opened:
+            rest += line
+    if opened:
+        raise _half_a_mark(opened)
+    return rest, place
+
+
+def _half_a_mark(number: int) -> ValueError:
+    return ValueError(
+        f"line {number}: a mark of pem-fleet without its other half"
+        "\nHINT: take that line out by hand, and the lines of pem-fleet that it went with"
+    )
+
+
+def text_of(content: bytes | None) -> str:
+    """A file's content as text; `bytes_of()` gives the same bytes back, UTF-8 or not."""
+    return (content or b"").decode(errors="surrogateescape")
+
+
+def bytes_of(text: str) -> bytes:
+    """The bytes of a text from `text_of()`."""
+    return text.encode(errors="surrogateescape")
 
 
 def ini_value(text: str, section: str, key: str) -> str | None:
@@ -53,7 +83,7 @@ def with_ini_values(text: str, section: str, values: dict[str, str]) -> str:
     A key that is there changes in its place; a new one goes after the section's last key.
     Raises ValueError when the section is not there.
     """
-    lines = text.splitlines(keepends=True)
+    lines = _LINE.findall(text)
     newline = "\r\n" if "\r\n" in text else "\n"
     left, last, inside = dict(values), None, False
     for number, (name, line) in enumerate(_lines_by_section(text)):
@@ -73,6 +103,8 @@ def with_ini_values(text: str, section: str, values: dict[str, str]) -> str:
     return "".join(lines)
 
 
+# Not str.splitlines(), which ends a line at a dozen other characters as well.
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SECTION = re.compile(r"^\s*\[(?P<name>[^]]*)\]\s*$")
 _KEY = re.compile(r"^(?P<left>\s*(?P<key>[^\s=;#\[][^=]*?)\s*=\s*)(?P<value>.*?)\s*$")
 
@@ -80,7 +112,8 @@ _KEY = re.compile(r"^(?P<left>\s*(?P<key>[^\s=;#\[][^=]*?)\s*=\s*)(?P<value>.*?)
 def _lines_by_section(text: str) -> list[tuple[str, str]]:
     """Each line with the name of the section that it is in."""
     section, result = "", []
-    for line in text.splitlines():
+    for whole in _LINE.findall(text):
+        line = whole.removesuffix("\n").removesuffix("\r")
         found = _SECTION.match(line)
         section = found["name"] if found else section
         result.append((section, line))

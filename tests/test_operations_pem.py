@@ -140,3 +140,10 @@ def test_a_fresh_heartbeat_is_not_waited_for(plan, fleet):
     }
     assert plan(pem.beats, "app1", facts, fleet=fleet).changing == []
     assert plan(pem.beats, "app2", facts, fleet=fleet).changing != []
+
+
+def test_an_agent_cfg_that_is_not_utf_8_keeps_its_bytes(plan):
+    facts = {FileBytes: b"[PEM/agent]\nlog_location=/var/log/\xe9\npem_host=a\n"}
+    planned = plan(pem.agent_settings, "app1", facts, values={"pem_host": "b"})
+    (file,) = planned.files.values()
+    assert file.content == b"[PEM/agent]\nlog_location=/var/log/\xe9\npem_host=b\n"

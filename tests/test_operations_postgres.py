@@ -213,6 +213,27 @@ def test_rules_that_cannot_be_read_fail_the_host(plan, caplog):
     assert f"{SERVER['hba_file']}, the server's hba_file, cannot be read" in said
 
 
+@pytest.mark.parametrize(
+    ("operation", "arguments", "file"),
+    [
+        (postgres.hba_block, {"lines": ("ours",)}, "hba_file"),
+        (
+            postgres.bundle_block,
+            {"setting": "ssl_ca_file", "certificates": CLIENT_CA},
+            "ssl_ca_file",
+        ),
+    ],
+)
+def test_a_mark_of_ours_without_its_other_half_fails_the_host(
+    plan, caplog, operation, arguments, file
+):
+    facts = {PostgresServer: SERVER, FileBytes: lambda path: half if path == SERVER[file] else None}
+    half = b"first\n# BEGIN pem-fleet\n"
+    said = fails(plan(operation, "pem.example.com", facts, **arguments), caplog)
+    assert f"{SERVER[file]}: line 2: a mark of pem-fleet without its other half" in said
+    assert "HINT: take that line out by hand" in said
+
+
 def test_a_server_that_checks_no_clients_needs_none_of_our_certificates(plan):
     planned = plan(
         postgres.bundle_block,

@@ -66,9 +66,11 @@ def test_no_lines_take_the_block_out_and_leave_the_file_as_it_was(text, first):
     assert with_block(with_block(text, LINES, first=first), (), first=first) == text
 
 
-def test_a_mark_that_is_not_closed_belongs_to_somebody_else():
-    text = b"# BEGIN pem-fleet\nhand-made\n"
-    assert with_block(text, LINES, first=False) == text + BLOCK
+def test_a_mark_without_its_other_half_is_refused_with_its_line():
+    with pytest.raises(
+        ValueError, match=r"^line 2: a mark of pem-fleet without its other half\nHINT"
+    ):
+        with_block(b"first\n# BEGIN pem-fleet\nhand-made\n" + BLOCK, LINES, first=False)
 
 
 AGENT_CFG = """\

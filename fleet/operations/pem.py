@@ -15,7 +15,7 @@ from fleet.hosts import Fleet, PemServer
 from fleet.observe import heartbeat_of
 from fleet.operations.commands import fail, shell
 from fleet.operations.files import change
-from fleet.parts import ini_value, with_ini_values
+from fleet.parts import bytes_of, ini_value, text_of, with_ini_values
 from fleet.platforms import (
     PEM_AGENT_CONFIG,
     PEM_CONFIGURE,
@@ -59,7 +59,7 @@ def configured(server: PemServer, place: Postgres) -> Generator[PyinfraCommand, 
 @operation()
 def ours_to_register(server: PemServer) -> Generator[PyinfraCommand, None, None]:
     """Stop before anything is touched on a host whose agent is registered in another way."""
-    text = (host.get_fact(FileBytes, path=PEM_AGENT_CONFIG) or b"").decode()
+    text = text_of(host.get_fact(FileBytes, path=PEM_AGENT_CONFIG))
     agent_id, user = ini_value(text, SECTION, "agent_id"), ini_value(text, SECTION, "agent_user")
     if agent_id is None or user == server.agent_user:
         host.noop("not registered yet" if agent_id is None else f"registered as {user}")
@@ -81,7 +81,7 @@ def registered(
     cut off) keeps its id. Call it with `_serial=True`: PEM refuses simultaneous registrations.
     """
     server = fleet.pem_server
-    text = (host.get_fact(FileBytes, path=PEM_AGENT_CONFIG) or b"").decode()
+    text = text_of(host.get_fact(FileBytes, path=PEM_AGENT_CONFIG))
     agent_id = ini_value(text, SECTION, "agent_id")
     if agent_id is not None:
         host.noop(f"registered as agent {agent_id}")
@@ -126,11 +126,11 @@ def agent_settings(values: dict[str, str]) -> Generator[PyinfraCommand, None, No
         yield fail(f"{PEM_AGENT_CONFIG} is not there: the agent is not registered")
         return
     try:
-        new = with_ini_values(text.decode(), SECTION, values)
+        new = with_ini_values(text_of(text), SECTION, values)
     except ValueError as error:
         yield fail(f"{PEM_AGENT_CONFIG}: {error}\nHINT: move the file away and run again")
         return
-    yield from change(PEM_AGENT_CONFIG, text, new.encode())
+    yield from change(PEM_AGENT_CONFIG, text, bytes_of(new))
 
 
 @operation()

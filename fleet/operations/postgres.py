@@ -235,7 +235,12 @@ def bundle_block(
             "\nHINT: configure PEM first, /usr/edb/pem/bin/configure-pem-server.sh"
         )
         return
-    yield from change(path, text, with_block(text, lines, first=False))
+    try:
+        new = with_block(text, lines, first=False)
+    except ValueError as error:
+        yield fail(f"{path}: {error}")
+        return
+    yield from change(path, text, new)
 
 
 @operation()
@@ -288,9 +293,14 @@ def _checked_block(
     if text is None:
         yield fail(f"{path}, the server's {setting}, cannot be read")
         return
+    try:
+        new = with_block(text, lines, first=first)
+    except ValueError as error:
+        yield fail(f"{path}: {error}")
+        return
     errors = _file_errors(view, server)
     check = f'psql -XAtq -v ON_ERROR_STOP=1 -p {port} -d postgres -c "{errors}"'
-    yield from change(path, text, with_block(text, lines, first=first), undo_check=check)
+    yield from change(path, text, new, undo_check=check)
 
 
 def _file_errors(view: str, server: Server) -> str:
