@@ -13,7 +13,8 @@ version=$("$pgbouncer" --version | sed -n 's/^PgBouncer \([0-9.]*\).*/\1/p')
     refuse "PgBouncer $version is older than $minimum: $reason
 HINT: vendor=\"pgdg\" in PgBouncer(...) of the inventory, with that repository on the host"
 
-spare=$(mktemp -d /tmp/pem-fleet-spare.XXXXXX)
+# Not in /tmp, which others fill and clean up.
+spare=$(mktemp -d /run/pem-fleet-spare.XXXXXX) || refuse "no directory can be made in /run"
 as_service() { runuser -u "$service_user" -- "$@"; }
 finish() {
     as_service sh -c 'kill "$(cat "$1/pid")"' sh "$spare" 2>/dev/null || true

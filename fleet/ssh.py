@@ -1,4 +1,4 @@
-"""How pyinfra reaches the hosts: strict host keys, several tries, no waiting for small packets."""
+"""How pyinfra reaches the hosts: strict host keys, several tries, no waiting in vain."""
 
 import contextlib
 import socket
@@ -7,16 +7,47 @@ from typing import Any
 
 import paramiko
 
+# A host that fell silent is given up after half a minute; TCP alone would wait for ever.
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 10,  # seconds
+    "TCP_KEEPINTVL": 5,  # seconds
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 30_000,  # milliseconds
+}
 
-def _transport_without_nagle(sock: socket.socket, **options: Any) -> paramiko.Transport:  # noqa: ANN401  paramiko's own options, passed on
-    """Paramiko leaves Nagle's algorithm on, which costs about 45 ms for each command.
 
-    Measured: a command takes 49.7 ms with it and 5.4 ms without.
+class _Transport(paramiko.Transport):
+    """A connection that says so when it is lost in the middle of a command."""
+
+    def open_session(self, *arguments: Any, **options: Any) -> paramiko.Channel:  # noqa: ANN401  paramiko's own, passed on
+        channel = super().open_session(*arguments, **options)
+        ended = channel.recv_exit_status
+
+        def recv_exit_status() -> int:
+            status = ended()
+            if status == -1:
+                raise paramiko.SSHException(
+                    "the connection was lost, or the command was killed: no exit code came back"
+                )
+            return status
+
+        channel.recv_exit_status = recv_exit_status  # type: ignore[method-assign]  # pyinfra takes -1 for an exit code
+        return channel
+
+
+def _transport(sock: socket.socket, **options: Any) -> paramiko.Transport:  # noqa: ANN401  paramiko's own options, passed on
+    """A connection that waits neither for small packets nor for a host that fell silent.
+
+    Paramiko leaves Nagle's algorithm on. Measured: a command takes 49.7 ms with it, 5.4 ms without.
     """
     # A channel through a bastion is no TCP socket.
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return paramiko.Transport(sock, **options)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            if hasattr(socket, option):  # not every system has them all
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return _Transport(sock, **options)
 
 
 def ssh(
@@ -40,7 +71,7 @@ def ssh(
         "ssh_port": port,
         "ssh_strict_host_key_checking": "yes",
         "ssh_connect_retries": connect_retries,
-        "ssh_paramiko_connect_kwargs": {"transport_factory": _transport_without_nagle},
+        "ssh_paramiko_connect_kwargs": {"transport_factory": _transport},
     }
     if key is not None:
         settings["ssh_key"] = _in_home(key)
