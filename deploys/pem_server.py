@@ -129,6 +129,16 @@ of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
         _sudo_user=place.user,
     )
 
+    if settings.max_connections is not None:
+        # Postgres takes it at its next restart, which is yours to choose; the reload tells.
+        postgres.setting(
+            name="Setting max_connections",
+            setting="max_connections",
+            value=str(settings.max_connections),
+            port=port,
+            _sudo_user=place.user,
+        )
+
     postgres.bundle_block(
         name="Trust the client CA",
         setting="ssl_ca_file",

@@ -12,6 +12,7 @@ from pyinfra.operations import systemd
 
 from fleet import is_entrypoint
 from fleet.access import USER_FUNCTION
+from fleet.capacity import demand
 from fleet.hosts import Fleet, Host
 from fleet.operations.files import File, directory, put
 from fleet.operations.packages import installed
@@ -34,6 +35,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
     """One pooler, from its package to a configuration that runs."""
     settings = fleet.pgbouncer
     limits = sizing(settings, fleet.agent, fleet.access)
+    pools = demand(fleet)
 
     installed(
         name="Install PgBouncer and psql",
@@ -61,6 +63,9 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
             login=login(fleet, place),
             agent_user=fleet.pem_server.agent_user,
             connect_name=fleet.pem_server.connect_name,
+            pools=str(pools.connections),
+            enough=str(pools.max_connections),
+            arithmetic=pools.explanation,
             user_function=USER_FUNCTION if fleet.access and fleet.access.pooled_users else "",
         ),
     )

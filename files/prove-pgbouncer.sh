@@ -5,6 +5,9 @@
 #   login         the connection string of PgBouncer's own way to the database
 #   agent_user    the role that the agents log in as
 #   connect_name  the name of the database's host or cluster, for messages
+#   pools         server connections that all poolers together may open
+#   enough        max_connections that would do for them and everybody else
+#   arithmetic    how that number comes about, for messages
 #   user_function the function that is asked for users of other databases, empty without any
 refuse() { echo "refused, the running configuration stays: $1" >&2; exit 1; }
 
@@ -48,6 +51,12 @@ HINT: pyinfra INVENTORY deploys/pem_server.py"
 standby=$(as_service psql "$login" -XAtq -c 'SELECT pg_is_in_recovery()' 2>&1)
 [ "$standby" = f ] || refuse "$connect_name leads to a standby, where no agent can write ($standby)
 HINT: endpoint= in PemServer(...) is the name that the cluster manager moves to the primary"
+free=$(as_service psql "$login" -XAtq -c "SELECT sum(setting::int * CASE name
+    WHEN 'max_connections' THEN 1 ELSE -1 END) FROM pg_settings WHERE name IN
+    ('max_connections', 'superuser_reserved_connections', 'reserved_connections')" 2>&1)
+[ "$pools" -le "$free" ] || refuse "the poolers may open more connections than the $free\
+ that max_connections of $connect_name leaves to ordinary users: $arithmetic
+HINT: max_connections=$enough in PemServer(...) and a restart of Postgres, or a smaller pool_size"
 
 # 3. Where the poolers lead to other databases, it answers for their users too.
 if [ -n "$user_function" ]; then

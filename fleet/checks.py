@@ -1,10 +1,10 @@
 """What only the whole inventory shows: roles that do not fit together, all told at once."""
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fleet.access_checks import access_problems
+from fleet.capacity import OTHER_CONNECTIONS, SUPERUSER_RESERVED, demand
 from fleet.mistakes import Mistake, any_noted, inventory_line, note
 
 if TYPE_CHECKING:
@@ -47,17 +47,44 @@ def _every_agent_may_connect(fleet: "Fleet") -> Iterator[str]:
         )
 
 
+def _the_database_bears_all_pools(fleet: "Fleet") -> Iterator[str]:
+    limit = fleet.pem_server.max_connections
+    if limit is None:
+        return
+    pools = demand(fleet)
+    wanted = pools.max_connections
+    if wanted > limit:
+        yield (
+            f"max_connections ({limit}) is below {wanted}: {pools.explanation},"
+            f" {SUPERUSER_RESERVED} that Postgres keeps for superusers, and {OTHER_CONNECTIONS} for"
+            " direct agents, web application and replication"
+            f"\nHINT: max_connections={wanted} in PemServer(…), or a smaller pool_size"
+        )
+
+
 def _one_machine_one_entry(fleet: "Fleet") -> Iterator[str]:
     machines = {id(host): host for _, host in fleet.memberships()}.values()
-    for what in ("name", "address"):
-        counted = Counter(str(getattr(host, what)).lower() for host in machines)
-        twice = [value for value, count in counted.items() if count > 1]
-        if twice:
-            names = [host.name for host in machines if str(getattr(host, what)).lower() in twice]
+    owners: dict[tuple[str, str], list[str]] = {}
+    for host in machines:
+        for name in {name.lower() for name in host.all_names}:
+            owners.setdefault(("name", name), []).append(host.name)
+        owners.setdefault(("address", host.address), []).append(host.name)
+    for (what, value), names in owners.items():
+        if len(names) > 1:
             yield (
-                f"{what} {', '.join(twice)} is given to {len(names)} hosts: {', '.join(names)}"
+                f"{what} {value} is given to {len(names)} hosts: {', '.join(names)}"
                 "\nHINT: make the Host once and give the same object to each of its roles"
             )
+
+
+def _each_service_has_its_port(fleet: "Fleet") -> Iterator[str]:
+    server, pooler = fleet.pem_server, fleet.pgbouncer
+    both = {host.name for host in server.hosts} & {host.name for host in pooler.hosts}
+    if both and server.port == pooler.listen_port:
+        yield (
+            f"{', '.join(sorted(both))}: Postgres and PgBouncer both want port {server.port}"
+            f"\nHINT: listen_port=6432 in PgBouncer(…), another one than port={server.port}"
+        )
 
 
 def _no_host_is_named_like_a_role(fleet: "Fleet") -> Iterator[str]:
@@ -93,7 +120,9 @@ def _pooled_agents_are_not_the_server(fleet: "Fleet") -> Iterator[str]:
 CHECKS = (
     _roles_belong_together,
     _every_agent_may_connect,
+    _the_database_bears_all_pools,
     _one_machine_one_entry,
+    _each_service_has_its_port,
     _no_host_is_named_like_a_role,
     _pooled_agents_are_not_the_server,
     access_problems,

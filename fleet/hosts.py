@@ -7,7 +7,7 @@ groups that pyinfra works on from it (see inventories/example.py).
 import re
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fleet.checks import note_problems
 from fleet.databases import Access
+from fleet.keystore import key_problems
 from fleet.mistakes import raise_noted
 from fleet.roles import Role
 from fleet.values import (
@@ -24,6 +25,7 @@ from fleet.values import (
     HostName,
     NameOrAddress,
     Network,
+    Networks,
     OneLine,
     PoolerVendor,
     Port,
@@ -106,6 +108,16 @@ class CertificateAuthority(Role):
         return self
 
     @model_validator(mode="after")
+    def _keys_are_the_operators(self) -> Self:
+        problems = key_problems(self.path)
+        if problems:
+            raise ValueError(
+                "; ".join(problems)
+                + f"\nHINT: chown -R $USER {self.path} && chmod -R go= {self.path}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _leaf_outlives_its_renewal(self) -> Self:
         if self.renew_days < 1:
             raise ValueError(
@@ -142,6 +154,9 @@ class PemServer(Role):
         description="the name or address that leads to the primary of several hosts",
     )
     port: Port = 5432
+    max_connections: Count | None = Field(
+        None, description="of Postgres, from its next restart on; left as it is when not given"
+    )
     vendor: Vendor = Field("distribution", description="whose Postgres packages it runs")
     postgres_version: Annotated[int, Field(ge=14, le=18)] = Field(17, description="14 to 18")
     installation: PemInstallation | None = Field(
@@ -201,6 +216,16 @@ class PemServer(Role):
         return self
 
 
+def _not_everywhere(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in networks:
+        if ip_network(network).prefixlen == 0:
+            raise ValueError(
+                f"{network} lets the whole world try passwords at the admin console"
+                '\nHINT: admin_networks=("192.0.2.0/28",), where you work from'
+            )
+    return networks
+
+
 # Settings that templates/pgbouncer.ini.j2 writes; a second value would win silently.
 OWNED_SETTINGS = frozenset(
     (
@@ -223,10 +248,10 @@ class PgBouncer(Role):
     listen_port: Port = 6432
     vendor: PoolerVendor = Field("distribution", description="whose PgBouncer package it is")
     version: str | None = Field(None, description='"1.25", of vendor="edb" alone, required there')
-    admin_networks: tuple[Network, ...] = Field(
+    admin_networks: Annotated[Networks, AfterValidator(_not_everywhere)] = Field(
         description="from where the admin console may be reached", min_length=1
     )
-    agent_networks: tuple[Network, ...] = Field(
+    agent_networks: Networks = Field(
         (), description="from where agents come; the agents' own addresses when not given"
     )
     pool_size: Count | None = Field(None, description="computed from the agents when not given")

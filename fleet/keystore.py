@@ -45,6 +45,30 @@ def read_key(path: Path) -> CertificateIssuerPrivateKeyTypes | None:
     return key
 
 
+def key_problems(directory: Path) -> list[str]:
+    """What is wrong with who may read the private keys below a directory, and write into it."""
+    if not directory.exists():
+        return []
+    problems: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        problems.append(f"{error.filename} cannot be read: {error.strerror}")
+
+    if directory.stat().st_mode & 0o022:
+        problems.append(f"{directory} can be written by others")
+    for folder, folders, names in os.walk(directory, onerror=unreadable):
+        folders.sort()
+        for key in sorted(Path(folder, name) for name in names if name.endswith(".key")):
+            try:
+                key.open("rb").close()
+            except OSError as error:
+                unreadable(error)
+            else:
+                if key.stat().st_mode & 0o077:
+                    problems.append(f"{key} can be read by others")
+    return problems
+
+
 def make_directory(path: Path) -> None:
     """A directory for its owner alone. Raises PkiError."""
     try:

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fleet.databases import Access
-from fleet.hosts import Agent, PgBouncer
+if TYPE_CHECKING:
+    from fleet.databases import Access
+    from fleet.hosts import Agent, PgBouncer
 
 # EDB's own example allows 80 server connections for at most 500 clients.
 BUSY_SHARE = 0.16
@@ -27,7 +29,7 @@ class Sizing:
     explanation: tuple[str, ...]
 
 
-def sizing(pooler: PgBouncer, agent: Agent, access: Access | None = None) -> Sizing:
+def sizing(pooler: "PgBouncer", agent: "Agent", access: "Access | None" = None) -> Sizing:
     """The limits of one pooler of `pooler` for all agents of `agent`, and for other databases.
 
     Those have limits of their own, which are added: their clients take nothing from the agents.

@@ -12,6 +12,21 @@ Count = Annotated[int, Field(ge=1)]
 Address = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 _HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+
+
+def _apart(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for position, one in enumerate(networks):
+        for other in networks[position + 1 :]:
+            first, second = ip_network(one), ip_network(other)
+            if first.version == second.version and first.overlaps(second):
+                inner, outer = (other, one) if first.prefixlen <= second.prefixlen else (one, other)
+                found = "is there twice" if one == other else f"lies in {outer}, also given"
+                raise ValueError(f"{inner} {found}\nHINT: leave {inner} out once")
+    return networks
+
+
+# Each address in one of them at most: an entry that another one holds is not what it seems.
+Networks = Annotated[tuple[Network, ...], AfterValidator(_apart)]
 HostName = Annotated[str, Field(pattern=_HOST_NAME, max_length=253)]
 
 

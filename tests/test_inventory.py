@@ -285,6 +285,73 @@ WRONG = [
         id="an endpoint named like a role",
     ),
     pytest.param(
+        "hosts=(pem,)", "hosts=(pem,), max_connections=72", "fleet =",
+        "Fleet: max_connections (72) is below 73: 2 poolers x (3 pools of 5) = 30 server"
+        " connections, 3 that Postgres keeps for superusers, and 40 for direct agents, web"
+        " application and replication",
+        "max_connections=73 in PemServer(…), or a smaller pool_size",
+        id="pools that the database cannot bear",
+    ),
+    pytest.param(
+        "via=bouncer)", "via=bouncer.but(server=server.but(max_connections=100), pool_size=40))\n"
+        "bouncer, server = agents.via, agents.via.server",
+        "fleet =",
+        "Fleet: max_connections (100) is below 283: 2 poolers x (3 pools of 40) = 240 server"
+        " connections, 3 that Postgres keeps for superusers, and 40 for direct agents, web"
+        " application and replication",
+        "max_connections=283 in PemServer(…), or a smaller pool_size",
+        id="a pool larger than the server's max_connections",
+    ),
+    pytest.param(
+        '"192.0.2.0/28",', '"192.0.2.0/24", "2001:db8::/32", "192.0.2.0/28",', "bouncer =",
+        "PgBouncer(admin_networks): 192.0.2.0/28 lies in 192.0.2.0/24, also given",
+        "leave 192.0.2.0/28 out once",
+        id="a network within another one",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, agent_networks=("192.0.2.32/28", "192.0.2.32/28")', "bouncer =",
+        "PgBouncer(agent_networks): 192.0.2.32/28 is there twice",
+        "leave 192.0.2.32/28 out once",
+        id="one network twice",
+    ),
+    pytest.param(
+        '"192.0.2.0/28"', '"0.0.0.0/0"', "bouncer =",
+        "PgBouncer(admin_networks): 0.0.0.0/0 lets the whole world try passwords at the admin"
+        " console",
+        'admin_networks=("192.0.2.0/28",), where you work from',
+        id="an admin console for everybody",
+    ),
+    pytest.param(
+        '"192.0.2.0/28"', '"192.0.2.0/28", "::/0"', "bouncer =",
+        "PgBouncer(admin_networks): ::/0 lets the whole world try passwords at the admin console",
+        'admin_networks=("192.0.2.0/28",), where you work from',
+        id="an admin console for everybody with IPv6",
+    ),
+    pytest.param(
+        '"192.0.2.0/28"', '"2001:db8::1/64"', "bouncer =",
+        "PgBouncer(admin_networks.0): 2001:db8::1/64 has host bits set",
+        "admin_networks: from where the admin console may be reached",
+        id="an IPv6 address where a network belongs",
+    ),
+    pytest.param(
+        "hosts=(bouncer1, bouncer2)", "hosts=(pem, bouncer2), listen_port=5432", "fleet =",
+        "Fleet: pem: Postgres and PgBouncer both want port 5432",
+        "listen_port=6432 in PgBouncer(…), another one than port=5432",
+        id="one port for two services of a host",
+    ),
+    pytest.param(
+        'name="app1"', 'name="app1", names=("BOUNCER2",)', "fleet =",
+        "Fleet: name bouncer2 is given to 2 hosts: bouncer2, app1",
+        "make the Host once and give the same object to each of its roles",
+        id="a further name that is another host's",
+    ),
+    pytest.param(
+        "hosts=(app1,)", 'hosts=(app1, bouncer1.but(name="app2"))', "fleet =",
+        "Fleet: address 192.0.2.21 is given to 2 hosts: bouncer1, app2",
+        "make the Host once and give the same object to each of its roles",
+        id="one host under two names",
+    ),
+    pytest.param(
         "PEM_ADMIN_PASSWORD", "PEM_OTHER_PASSWORD", "server =",
         'secret("PEM_OTHER_PASSWORD"): PEM_OTHER_PASSWORD is not set',
         "export PEM_OTHER_PASSWORD=$(pass show pem/pem_other_password)",
@@ -441,3 +508,31 @@ def test_pyinfra_stops_at_a_mistake_before_it_connects(tmp_path):
     assert "line 7: Host(address): 'somewhere' does not appear to be" in done.stdout
     assert "no host was touched" in done.stdout
     assert "Connecting" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "an unknown setting with a near name",
+        "agents behind poolers that are not in the fleet",
+        "pools that the database cannot bear",
+        "a secret that is not set",
+    ],
+)
+def test_the_command_line_stops_at_a_mistake_before_any_host(tmp_path, case):
+    (good, wrong, _, problem, hint) = next(one.values for one in WRONG if one.id == case)
+    file = tmp_path / "bad.py"
+    file.write_text(GOOD.replace(good, wrong, 1))
+    done = subprocess.run(
+        [sys.executable, "-m", "fleet.run", "plan", str(file)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PEM_ADMIN_PASSWORD": PASSWORD},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("1 mistake in the inventory; no host was touched\n")
+    assert f": {problem}\n    HINT: {hint}\n" in done.stderr
+    assert PASSWORD not in done.stderr

@@ -29,6 +29,9 @@ PROOF = {
     "login": "",
     "agent_user": "pem_agent_user1",
     "connect_name": "pem",
+    "pools": "30",
+    "enough": "73",
+    "arithmetic": "2 poolers x (3 pools of 5) = 30 server connections",
     "user_function": "",
 }
 

@@ -1,0 +1,44 @@
+"""What the poolers may open on the database, beside what it takes: both sides of the arithmetic."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fleet.sizing import sizing
+
+if TYPE_CHECKING:
+    from fleet.hosts import Fleet
+
+# Postgres' own default of superuser_reserved_connections.
+SUPERUSER_RESERVED = 3
+# The PEM server's own agent and other direct ones, the web application, replication, backups, you.
+OTHER_CONNECTIONS = 40
+# The agents, the administrator who registers them, and the auth_query: one pool each.
+POOLS = 3
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Server connections that all poolers together may open at most."""
+
+    connections: int
+    explanation: str
+
+    @property
+    def max_connections(self) -> int:
+        """What Postgres must take for them and for everybody else."""
+        return self.connections + SUPERUSER_RESERVED + OTHER_CONNECTIONS
+
+
+def demand(fleet: "Fleet") -> Demand:
+    """The sum of all pools of all processes, when each is full."""
+    pooler = fleet.pgbouncer
+    limits = sizing(pooler, fleet.agent, fleet.access)
+    others = fleet.access.pooled_databases if fleet.access is not None else ()
+    each = POOLS * limits.pool_size + sum(database.pool_size for database in others)
+    processes = len(pooler.hosts)
+    pools = [f"{POOLS} pools of {limits.pool_size}"]
+    pools += [f"{database.pool_size} for {database.name}" for database in others]
+    return Demand(
+        processes * each,
+        f"{processes} poolers x ({' + '.join(pools)}) = {processes * each} server connections",
+    )
