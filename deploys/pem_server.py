@@ -14,9 +14,11 @@ from pyinfra.operations import systemd
 
 from fleet import is_entrypoint
 from fleet.access import (
+    AUTH_USER,
     function_wishes,
     hba_lines,
     ident_lines,
+    obsolete_hba_lines,
     role_wishes,
 )
 from fleet.hosts import Fleet, Host, PemServer
@@ -24,6 +26,7 @@ from fleet.leaves import server_leaf
 from fleet.operations import pem, postgres
 from fleet.operations.files import CANDIDATE, File, directory, put
 from fleet.operations.packages import installed
+from fleet.operations.takeover import old_recipe_told, password_poolers
 from fleet.pki import authority_file, certificate_file, key_file
 from fleet.platforms import PEM_SERVER_PACKAGE, TRUST_DIRECTORY, Family, Postgres, family_of
 from fleet.platforms import postgres as postgres_row
@@ -159,8 +162,23 @@ of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
         port=port,
         _sudo_user=place.user,
     )
+    obsolete = obsolete_hba_lines(settings)
+    in_use_by = password_poolers(fleet.pgbouncer.listen_port)
+    old_recipe_told(
+        name="See what an old recipe left",
+        role=AUTH_USER,
+        obsolete=obsolete,
+        in_use_by=in_use_by,
+        port=port,
+        _sudo_user=place.user,
+    )
     postgres.hba_block(
-        name="Let the poolers in", lines=hba_lines(fleet), port=port, _sudo_user=place.user
+        name="Let the poolers in",
+        lines=hba_lines(fleet),
+        port=port,
+        obsolete=obsolete,
+        in_use_by=in_use_by,
+        _sudo_user=place.user,
     )
     postgres.reload(name="Reload Postgres if it is behind", port=port, _sudo_user=place.user)
 

@@ -18,6 +18,7 @@ from fleet.operations.files import File, directory, put
 from fleet.operations.packages import installed
 from fleet.operations.pgbouncer import installed_place, proof, runs_as_written, unit_reads
 from fleet.operations.services import units_read
+from fleet.operations.takeover import passwords_put_aside, surveyed, taken_over
 from fleet.platforms import (
     PGBOUNCER_MINIMUM,
     PGBOUNCER_REASON,
@@ -37,6 +38,14 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
     limits = sizing(settings, fleet.agent, fleet.access)
     pools = demand(fleet)
 
+    ini = f"{place.directory}/{place.ini}"
+    files = configuration(fleet, machine, place)
+    surveyed(
+        name="See what is on the host",
+        fleet=fleet,
+        place=place,
+        ini=next(str(file.content) for file in files if file.path == ini),
+    )
     installed(
         name="Install PgBouncer and psql",
         names=(place.package, place.psql_package),
@@ -53,7 +62,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
     )
     written = put(
         name="Write the configuration, once it is proven",
-        files=configuration(fleet, machine, place),
+        files=files,
         check=proof(
             service_user=place.user,
             pgbouncer=place.binary,
@@ -77,6 +86,12 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         files=(File(f"{unit_directory}/pem-fleet.conf", drop_in(limits)),),
     )
     units_read(name="Have systemd read the unit", unit=place.unit)
+    taken_over(
+        name="Take the port from another PgBouncer",
+        place=place,
+        port=settings.listen_port,
+        units=(place.unit,),
+    )
     systemd.service(name="Start now and at boot", service=place.unit, running=True, enabled=True)
     runs_as_written(
         name="Reload if it runs on something else",
@@ -88,6 +103,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         open_files=limits.open_files,
         rewritten=written.did_change,
     )
+    passwords_put_aside(name="Put passwords aside that nobody reads", ini=ini)
 
 
 if is_entrypoint(__name__) and "pgbouncer" in host.groups:

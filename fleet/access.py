@@ -145,6 +145,11 @@ def _function(signature: str, file: str) -> Wish:
     )
 
 
+def obsolete_hba_lines(server: PemServer) -> tuple[str, ...]:
+    """pg_hba.conf of PEM's guides of 7.11 to early 9: the pooler comes by a password."""
+    return (f"local pem {AUTH_USER},{server.admin_user} md5",)
+
+
 def _role(name: str, attributes: str, holds: str) -> Wish:
     return Wish(
         f"role {name}",

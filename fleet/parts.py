@@ -77,6 +77,22 @@ def ini_value(text: str, section: str, key: str) -> str | None:
     return found
 
 
+def ini_entries(text: str) -> list[tuple[str, str, str]]:
+    """Every `key = value` of an ini, in order: section, key, value. Comments are left out."""
+    found = []
+    for section, line in _lines_by_section(text):
+        parsed = _KEY.match(line)
+        if parsed:
+            found.append((section, parsed["key"], parsed["value"]))
+    return found
+
+
+def without_lines(text: bytes, unwanted: tuple[str, ...]) -> bytes:
+    """The text without those lines, however their words are spaced; others byte for byte."""
+    words = [line.encode().split() for line in unwanted]
+    return b"".join(line for line in text.splitlines(keepends=True) if line.split() not in words)
+
+
 def with_ini_values(text: str, section: str, values: dict[str, str]) -> str:
     """The text with keys of one section set; order, comments and unknown keys stay.
 

@@ -1,6 +1,8 @@
 """Commands that operations share: a script that runs whole or not at all, and a plain failure."""
 
-from pyinfra import logger
+from collections.abc import Iterable
+
+from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, StringCommand
 
 
@@ -11,6 +13,20 @@ def shell(text: str) -> StringCommand:
     connection left incomplete, nothing runs.
     """
     return StringCommand("sh -s", _stdin=f"{{\n{text.rstrip()}\n}}\n")
+
+
+_told: set[tuple[str, str]] = set()
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Warn of something on this host, each line once in a run.
+
+    An operation's body runs in the plan, in the run, or in both.
+    """
+    for line in lines:
+        if (host.name, line) not in _told:
+            _told.add((host.name, line))
+            logger.warning(f"{host.print_prefix}{line}")
 
 
 def fail(text: str) -> FunctionCommand:

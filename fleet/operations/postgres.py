@@ -24,7 +24,7 @@ from fleet.facts.postgres import (
 from fleet.keystore import PkiError
 from fleet.operations.commands import fail, shell
 from fleet.operations.files import CUT_OFF, UNDO, change
-from fleet.parts import with_block
+from fleet.parts import with_block, without_lines
 from fleet.pki import bundle_lines
 from fleet.render import script
 from fleet.scram import verifier
@@ -193,9 +193,22 @@ def left_behind(queries: dict[str, str], port: int = 5432) -> Generator[PyinfraC
 
 
 @operation()
-def hba_block(lines: tuple[str, ...], port: int = 5432) -> Generator[PyinfraCommand, None, None]:
-    """Our lines at the very top of pg_hba.conf, where no other line can answer before them."""
-    yield from _checked_block("hba_file", "pg_hba_file_rules", lines, first=True, port=port)
+def hba_block(
+    lines: tuple[str, ...],
+    port: int = 5432,
+    obsolete: tuple[str, ...] = (),
+    in_use_by: tuple[str, ...] = (),
+) -> Generator[PyinfraCommand, None, None]:
+    """Our lines at the very top of pg_hba.conf, where no other line can answer before them.
+
+    obsolete: lines of an old recipe, taken out, unless services of this host, `in_use_by`, still
+    come in by them.
+    """
+    if in_use_by:
+        obsolete = ()
+    yield from _checked_block(
+        "hba_file", "pg_hba_file_rules", lines, first=True, port=port, unwanted=obsolete
+    )
 
 
 @operation()
@@ -273,7 +286,13 @@ def reload(port: int = 5432) -> Generator[PyinfraCommand, None, None]:
 
 
 def _checked_block(
-    setting: str, view: str, lines: tuple[str, ...], *, first: bool, port: int
+    setting: str,
+    view: str,
+    lines: tuple[str, ...],
+    *,
+    first: bool,
+    port: int,
+    unwanted: tuple[str, ...] = (),
 ) -> Generator[PyinfraCommand, None, None]:
     server = host.get_fact(PostgresServer, port=port)
     if server is None:
@@ -294,7 +313,7 @@ def _checked_block(
         yield fail(f"{path}, the server's {setting}, cannot be read")
         return
     try:
-        new = with_block(text, lines, first=first)
+        new = with_block(without_lines(text, unwanted), lines, first=first)
     except ValueError as error:
         yield fail(f"{path}: {error}")
         return
