@@ -4,6 +4,7 @@ PYTHON      ?= python3
 INVENTORY   ?=
 DEPLOY      ?=
 LIMIT       ?=
+OPTIONS     ?=
 BIN         := .venv/bin
 RUN          = $(BIN)/python -m fleet.run
 LAB          = $(BIN)/python -m lab
@@ -16,7 +17,7 @@ lab-up: setup-lab  ## Start the lab, deploy the fleet into it, show its agents
 	$(LAB) up
 	$(RUN) deploy inventories/lab.py
 	@echo
-	@$(BIN)/python -m fleet.status inventories/lab.py
+	@$(BIN)/python -m fleet.status inventories/lab.py --no-drift
 
 lab-down:      ## Stop the lab and remove its hosts; images and packages stay
 	$(LAB) down
@@ -37,9 +38,9 @@ deploy: setup  ## Deploy: INVENTORY=… [DEPLOY=deploys/….py] [LIMIT=host]; al
 	@$(need_inventory)
 	@$(RUN) deploy $(INVENTORY) $(DEPLOY) $(if $(LIMIT),--limit $(LIMIT))
 
-status: setup  ## Hosts, and each agent's last heartbeat and its way: INVENTORY=…
+status: setup  ## All of the fleet at one look, and what is not well (exit code 1): INVENTORY=… [OPTIONS=--json]
 	@$(need_inventory)
-	@$(BIN)/python -m fleet.status $(INVENTORY)
+	@$(BIN)/python -m fleet.status $(INVENTORY) $(OPTIONS)
 
 bench-deploy: setup-lab  ## Time lab-up (cached) and a second run of all deploys, and print ratios
 	@$(BIN)/python tests/bench_deploy.py

@@ -16,18 +16,16 @@ from fleet.operations.packages import installed
 from fleet.operations.services import restarted_since, units_read
 from fleet.pki import certificate_file, key_file
 from fleet.platforms import (
+    AGENT_DIRECTORY,
     PEM_AGENT_CONFIG,
     PEM_AGENT_PACKAGE,
     PEM_AGENT_UNIT,
     SERVER_CA_FILE,
-    TRUST_DIRECTORY,
     Family,
     family_of,
 )
 from fleet.pooler import preferred
 
-# Not /root/.pem, where PEM puts what it makes itself.
-DIRECTORY = f"{TRUST_DIRECTORY}/agent"
 DROP_IN = f"/etc/systemd/system/{PEM_AGENT_UNIT}.service.d/pem-fleet.conf"
 DROP_IN_TEXT = f"""\
 # Written by pem-fleet; edits here are lost.
@@ -42,12 +40,12 @@ def agent(fleet: Fleet, machine: Host, family: Family) -> None:
     """One agent, from its package to a heartbeat that came through a pooler."""
     authority, leaf = fleet.certificate_authority, agent_leaf(fleet, machine)
     user = fleet.pem_server.agent_user
-    certificate, key = f"{DIRECTORY}/{user}.crt", f"{DIRECTORY}/{user}.key"
+    certificate, key = f"{AGENT_DIRECTORY}/{user}.crt", f"{AGENT_DIRECTORY}/{user}.key"
     poolers = preferred(fleet.pgbouncer, machine)
 
     pem.ours_to_register(name="See that it is ours to register", server=fleet.pem_server)
     installed(name="Install the agent", names=(PEM_AGENT_PACKAGE,), family=family)
-    directory(name="Directory for keys", path=DIRECTORY, mode="700")
+    directory(name="Directory for keys", path=AGENT_DIRECTORY, mode="700")
     put(
         name="Write the agent's certificate",
         files=(

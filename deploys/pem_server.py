@@ -28,10 +28,8 @@ from fleet.operations.files import CANDIDATE, File, directory, put
 from fleet.operations.packages import installed
 from fleet.operations.takeover import old_recipe_told, password_poolers
 from fleet.pki import authority_file, certificate_file, key_file
-from fleet.platforms import PEM_SERVER_PACKAGE, TRUST_DIRECTORY, Family, Postgres, family_of
+from fleet.platforms import PEM_SERVER_PACKAGE, POSTGRES_DIRECTORY, Family, Postgres, family_of
 from fleet.platforms import postgres as postgres_row
-
-DIRECTORY = f"{TRUST_DIRECTORY}/postgres"
 
 
 @deploy("PEM server")
@@ -75,14 +73,17 @@ def prepare(fleet: Fleet, machine: Host, family: Family, place: Postgres) -> Non
     settings, authority, port = fleet.pem_server, fleet.certificate_authority, fleet.pem_server.port
 
     installed(name="Install openssl", names=("openssl",), family=family)
-    # Outside the data directory: a copy of that must not bring another host's certificate along.
     # First of all: a standby that was copied from another host starts with these files only.
     # Root writes here: where the server could write too, it could lead root astray by a link.
     directory(
-        name=f"Directory {DIRECTORY}", path=DIRECTORY, user="root", group=place.user, mode="750"
+        name=f"Directory {POSTGRES_DIRECTORY}",
+        path=POSTGRES_DIRECTORY,
+        user="root",
+        group=place.user,
+        mode="750",
     )
     leaf = server_leaf(fleet, machine)
-    cert, key = f"{DIRECTORY}/server.crt", f"{DIRECTORY}/server.key"
+    cert, key = f"{POSTGRES_DIRECTORY}/server.crt", f"{POSTGRES_DIRECTORY}/server.key"
     put(
         name="Write the server's certificate",
         files=(

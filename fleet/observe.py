@@ -48,10 +48,10 @@ def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbea
         found = next((answer for answer in answers if answer is not None), None)
         clients = {}
         for host in pooler.hosts:
-            if family := _family(host.name):
+            if family := family_on(host.name):
                 place = pgbouncer(family, pooler.vendor, pooler.version)
                 clients[host.name] = (
-                    _ask(
+                    ask(
                         host.name,
                         PgBouncerClients,
                         place.user,
@@ -72,10 +72,10 @@ def heartbeat_of(fleet: Fleet, agent: str) -> Heartbeat:
 
 def _registered(server: PemServer, name: str) -> PemAgents | None:
     """PEM's agents as one of its database hosts knows them; None from a standby."""
-    family = _family(name)
+    family = family_on(name)
     if family is None:
         return None
-    return _ask(
+    return ask(
         name,
         RegisteredAgents,
         postgres(family, server.vendor, server.postgres_version).user,
@@ -84,7 +84,7 @@ def _registered(server: PemServer, name: str) -> PemAgents | None:
     )
 
 
-def _family(name: str) -> Family | None:
+def family_on(name: str) -> Family | None:
     """The OS family of a host, asked once; None when it cannot be reached."""
     if name not in _families and name not in _unreachable:
         try:
@@ -95,7 +95,7 @@ def _family(name: str) -> Family | None:
     return _families.get(name)
 
 
-def _ask(name: str, fact: type[FactBase[Answer]], user: str, **arguments: object) -> Answer | None:
+def ask(name: str, fact: type[FactBase[Answer]], user: str, **arguments: object) -> Answer | None:
     """What a fact says on another host, or None when that host does not answer."""
     try:
         return state.inventory.get_host(name).get_fact(

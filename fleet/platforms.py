@@ -129,6 +129,10 @@ def pgbouncer(family: Family, vendor: PoolerVendor, version: str | None = None) 
 TRUST_DIRECTORY = "/etc/pem-fleet"
 SERVER_CA_FILE = f"{TRUST_DIRECTORY}/server-ca.crt"
 CLIENT_CA_FILE = f"{TRUST_DIRECTORY}/client-ca.crt"
+# Certificates and keys. The agent's are not in /root/.pem, where PEM puts what it makes itself; the
+# server's not in the data directory, whose copy must not bring another host's certificate along.
+AGENT_DIRECTORY = f"{TRUST_DIRECTORY}/agent"
+POSTGRES_DIRECTORY = f"{TRUST_DIRECTORY}/postgres"
 
 # PEM's own packages and paths are the same on every family (EDB's documentation).
 PEM_SERVER_PACKAGE = "edb-pem"

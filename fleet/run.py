@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pyinfra.api.exceptions import InventoryError
 
@@ -25,7 +25,11 @@ from fleet.hosts import Fleet
 from fleet.inventory import fleet_of
 
 DEPLOYS = ("ca", "pem_server", "access", "pgbouncer", "agent")
-GROUPS = ("pem_server", "pgbouncer", "agent")
+GROUPS: tuple[Literal["pem_server", "pgbouncer", "agent"], ...] = (
+    "pem_server",
+    "pgbouncer",
+    "agent",
+)
 
 
 class RunError(Exception):
@@ -90,7 +94,9 @@ def _where(fleet: Fleet, options: argparse.Namespace, deploys: list[str]) -> dic
 
     Raises RunError when --limit leaves a deploy that was named, or all of them, without a host.
     """
-    members = {group: [host.name for host in getattr(fleet, group).hosts] for group in GROUPS}
+    members: dict[str, list[str]] = {
+        group: [host.name for host in getattr(fleet, group).hosts] for group in GROUPS
+    }
     members["access"] = members["pem_server"] if fleet.access is not None else []
     everywhere = [host.name for host in fleet.machines()]
     wanted = members.get(options.limit, [options.limit]) if options.limit else everywhere

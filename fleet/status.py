@@ -1,9 +1,20 @@
-"""One look at the fleet: its hosts, and each agent's last heartbeat and the way it came.
+"""One look at the whole fleet, and what somebody must see to.
 
-    python -m fleet.status INVENTORY
+    python -m fleet.status INVENTORY [--no-drift] [--json]
 
-Reads only, over ssh. Ends with 1 when an agent's heartbeat is missing, old, or came around the
-poolers.
+Reads only, over ssh: nothing is written, reloaded or restarted on any host. Ends with
+
+    0  all is well
+    1  something is not: each reason is a line under "Problems:", errors before warnings
+    2  the inventory or the call is wrong, no host was asked
+
+Warnings (a certificate that is due for renewal, a file that differs) end with 1 as well, so that 0
+means that nothing is left to do. A monitoring system that tells the two apart reads `--json`.
+
+--no-drift  leaves out the planning of all deploys, which takes most of the time
+--json      one document: {"inventory", "asked_at" (ISO 8601), "seconds" (what the look took),
+            "well" (true or false), "problems": [{"level": "error" | "warning", "where", "what"}],
+            and the fields of fleet.findings.Findings by their names}. No secrets are in it.
 """
 
 # pyinfra's connections are greenlets; its sockets and locks must be patched before anything else.
@@ -12,66 +23,54 @@ from gevent import monkey  # isort: skip
 monkey.patch_all()  # isort: skip
 
 import argparse  # noqa: E402  after the patch
+import dataclasses  # noqa: E402
+import json  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
-from typing import Any  # noqa: E402
+import time  # noqa: E402
+from datetime import UTC, datetime  # noqa: E402
 
-from pyinfra.api import Config, Inventory, State  # noqa: E402
-from pyinfra.api.connect import connect_all  # noqa: E402
-from pyinfra.api.exceptions import InventoryError, PyinfraError  # noqa: E402
-from pyinfra.context import ctx_state  # noqa: E402
+from pyinfra.api.exceptions import InventoryError  # noqa: E402
 
-from fleet.heartbeats import Heartbeat  # noqa: E402
-from fleet.hosts import Fleet  # noqa: E402
 from fleet.inventory import fleet_of  # noqa: E402
-from fleet.observe import observe  # noqa: E402
+from fleet.look import look  # noqa: E402
+from fleet.table import text  # noqa: E402
+from fleet.verdict import problems  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns 0 when every agent is well, 1 when one is not, 2 on a mistake."""
+    """The command line; returns the exit code that the module's text explains."""
     parser = argparse.ArgumentParser(prog="fleet.status", description=__doc__.splitlines()[0])
     parser.add_argument("inventory", help="inventories/….py")
+    parser.add_argument("--no-drift", action="store_true", help="do not plan the deploys")
+    parser.add_argument("--json", action="store_true", help="one document, for programs")
+    options = parser.parse_args(arguments)
     try:
-        fleet = fleet_of(parser.parse_args(arguments).inventory)
+        fleet = fleet_of(options.inventory)
     except InventoryError as error:
         print(error, file=sys.stderr)
         return 2
-    up, seen = look(fleet)
-    print(table(fleet, up, seen))
-    return 0 if seen and all(heartbeat.fresh for heartbeat in seen.values()) else 1
-
-
-def look(fleet: Fleet) -> tuple[set[str], dict[str, Heartbeat]]:
-    """The names of the database and pooler hosts that answer, and every agent's heartbeat."""
-    asked = {host.name: host for host in (*fleet.pem_server.hosts, *fleet.pgbouncer.hosts)}
-    # One try each: what does not answer now is a finding, not something to wait for.
-    hosts: list[tuple[str, dict[str, Any]]] = [
-        (name, {**host.ssh, "ssh_connect_retries": 0}) for name, host in asked.items()
-    ]
-    state = State(Inventory((hosts, {})), Config(CONNECT_TIMEOUT=5))
-    with ctx_state.use(state):
-        try:
-            connect_all(state)
-        except PyinfraError as error:
-            print(error, file=sys.stderr)
-        up = {host.name for host in state.inventory.iter_activated_hosts() if host.connected}
-        return up, observe(fleet, unreachable=asked.keys() - up)
-
-
-def table(fleet: Fleet, up: set[str], seen: dict[str, Heartbeat]) -> str:
-    """The findings as a table, a line for each host."""
-    servers = (("pem_server", fleet.pem_server.hosts), ("pgbouncer", fleet.pgbouncer.hosts))
-    rows = [
-        (host.name, host.address, role, "up" if host.name in up else "DOWN")
-        for role, hosts in servers
-        for host in hosts
-    ] + [
-        (host.name, host.address, "agent", seen[host.name].sentence()) for host in fleet.agent.hosts
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
-        for row in rows
-    )
+    # What pyinfra would log of hosts that do not answer is among the findings.
+    logging.getLogger("pyinfra").setLevel(logging.CRITICAL)
+    os.environ["PYINFRA_PROGRESS"] = "off"
+    asked_at, started = datetime.now(UTC), time.monotonic()
+    findings = look(fleet, with_drift=not options.no_drift)
+    seconds, found = time.monotonic() - started, problems(findings)
+    if options.json:
+        document = {
+            "inventory": options.inventory,
+            "asked_at": asked_at.isoformat(timespec="seconds"),
+            "seconds": round(seconds, 1),
+            "well": not found,
+            "problems": [dataclasses.asdict(problem) for problem in found],
+            **dataclasses.asdict(findings),
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        hosts = len(findings.machines)
+        print(f"{text(findings, found)}\n\n{hosts} hosts asked in {seconds:.1f} s")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -6,13 +6,21 @@ from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, StringCommand
 
 
-def shell(text: str) -> StringCommand:
+class Script(StringCommand):
+    """A shell script for the host, by standard input. writes: the files that it would change."""
+
+    def __init__(self, text: str, writes: tuple[str, ...] = ()) -> None:
+        super().__init__("sh -s", _stdin=f"{{\n{text.rstrip()}\n}}\n")
+        self.writes = writes
+
+
+def shell(text: str, writes: tuple[str, ...] = ()) -> Script:
     """A shell script for the host, by standard input: it is in no argument list and no log.
 
     In braces, so that the shell reads all of it before it begins: of a script that a cut
     connection left incomplete, nothing runs.
     """
-    return StringCommand("sh -s", _stdin=f"{{\n{text.rstrip()}\n}}\n")
+    return Script(text, writes)
 
 
 _told: set[tuple[str, str]] = set()

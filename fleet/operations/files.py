@@ -13,7 +13,7 @@ from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.facts.files import FileState, FileStates, Inode
-from fleet.operations.commands import fail, shell
+from fleet.operations.commands import Script, fail, shell
 from fleet.render import script
 
 # A file is written under this ending first, checked there, and renamed.
@@ -97,14 +97,18 @@ def put(files: tuple[File, ...], check: str = "") -> Generator[PyinfraCommand, N
         yield fail(f"{missing.filename} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
         return
     states = host.get_fact(FileStates, paths=tuple(texts))
-    if all(_same(states.get(file.path), file, texts[file.path]) for file in files):
+    differing = tuple(
+        file.path for file in files if not _same(states.get(file.path), file, texts[file.path])
+    )
+    if not differing:
         host.noop(f"{', '.join(texts)}: up to date")
         return
     candidates = [
         _call("candidate", file.path, f"{file.user}:{file.group}", file.mode, _encoded(text))
         for file, text in ((file, texts[file.path]) for file in files)
     ]
-    yield _script(_call("begin", *texts), *candidates, *_checked(check), _call("replace", *texts))
+    lines = [*candidates, *_checked(check), _call("replace", *texts)]
+    yield _script(_call("begin", *texts), *lines, writes=differing)
 
 
 def change(
@@ -144,7 +148,7 @@ def change(
             "fi",
         ]
     lines.append(f"rm -f {undo}")
-    yield _script(*lines)
+    yield _script(*lines, writes=(path,))
 
 
 def _same(state: FileState | None, file: File, text: bytes) -> bool:
@@ -157,7 +161,7 @@ def _same(state: FileState | None, file: File, text: bytes) -> bool:
     return state == wanted
 
 
-def _script(*lines: str) -> StringCommand:
+def _script(*lines: str, writes: tuple[str, ...]) -> Script:
     values = {
         "new": CANDIDATE,
         "old": UNDO,
@@ -165,7 +169,7 @@ def _script(*lines: str) -> StringCommand:
         "signature": SIGNATURE,
         "wait_seconds": str(_LOCK_WAIT_SECONDS),
     }
-    return shell("\n".join([script("replace-files.sh", values), *lines]))
+    return shell("\n".join([script("replace-files.sh", values), *lines]), writes)
 
 
 def _call(function: str, *words: str) -> str:

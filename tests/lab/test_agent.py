@@ -1,14 +1,11 @@
 """Agents: registered, beating through the poolers, and what happens when a pooler dies."""
 
-import subprocess
-import sys
 import time
 
 import psycopg
 import pytest
 
-from fleet import ROOT
-from tests.lab.conftest import INVENTORY, Lab, killed_at, pyinfra, raw_pyinfra, within
+from tests.lab.conftest import Lab, killed_at, pyinfra, raw_pyinfra, within
 
 pytestmark = pytest.mark.lab
 
@@ -68,22 +65,6 @@ def test_the_password_is_in_no_file_log_or_argument_list(lab: Lab) -> None:
         # It comes by standard input, so that the search does not find itself.
         found = lab.feed(name, SEARCH, password)
         assert (found.stdout, found.stderr) == ("", ""), name
-
-
-def test_the_status_table_names_id_age_pooler_and_user(lab: Lab) -> None:
-    status = subprocess.run(
-        [sys.executable, "-m", "fleet.status", INVENTORY],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert status.returncode == 0, status.stdout + status.stderr
-    for host in lab.fleet.agent.hosts:
-        line = next(line for line in status.stdout.splitlines() if line.startswith(host.name))
-        assert "registered as id " in line
-        assert "through bouncer" in line
-        assert line.endswith("as pem_agent_user1")
 
 
 def test_all_agents_beat_through_the_other_pooler_when_one_loses_power(lab: Lab) -> None:
