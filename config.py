@@ -1,5 +1,6 @@
 """pyinfra's own settings; it reads this file from the folder it is started in."""
 
+import logging
 import sys
 from getpass import getpass
 
@@ -14,6 +15,10 @@ config.FAIL_PERCENT = 0
 
 # A fact that no host could answer ends the run; pyinfra says so, gevent need not print a traceback.
 gevent.get_hub().NOT_ERROR += (PyinfraError,)
+
+# sshd turns some of many simultaneous logins away (MaxStartups), and they are tried again; paramiko
+# would print a traceback for each. What is lost in the end, pyinfra says.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 def _sudo_password(prompt: str) -> str:
