@@ -103,7 +103,9 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         open_files=limits.open_files,
         rewritten=written.did_change,
     )
-    passwords_put_aside(name="Put passwords aside that nobody reads", ini=ini)
+    passwords_put_aside(
+        name="Put passwords aside that nobody reads", place=place, port=settings.listen_port
+    )
 
 
 if is_entrypoint(__name__) and "pgbouncer" in host.groups:

@@ -234,6 +234,13 @@ def test_another_pgbouncer_on_our_port_is_stopped_and_its_passwords_are_put_asid
     assert "mv --backup=numbered -T /etc/edb/pgbouncer1.9/userlist.txt" in script
 
 
+def test_of_our_own_pooler_of_another_vendor_the_private_keys_go(plan):
+    script = take_over(plan, OLD_UNIT, ";; Written by pem-fleet\n" + RECIPE_7_11).inputs[0]
+    assert script.rstrip("}\n").endswith(
+        "rm -f /etc/edb/pgbouncer1.9/tls/server.key /etc/edb/pgbouncer1.9/tls/pem_agent_pool.key"
+    )
+
+
 @pytest.mark.parametrize(
     ("unit", "text"),
     [
@@ -259,13 +266,18 @@ def test_passwords_that_nobody_reads_any_more_are_put_aside(plan):
         "/p/userlist.txt": b'"pgbouncer" "hunter2"\n',
     }
 
-    def put_aside():
+    place = DEBIAN.as_installed("/p/x.ini", "/usr/sbin/pgbouncer")
+
+    def put_aside(units=None):
         facts = {FileBytes: lambda path: texts.get(path)}  # noqa: PLW0108  facts pass names
-        return plan(takeover.passwords_put_aside, "bouncer1", facts, ini="/p/x.ini")
+        facts[PgBouncerUnits] = units or {}
+        return plan(takeover.passwords_put_aside, "bouncer1", facts, place=place, port=6432)
 
     script = put_aside().inputs[0]
     assert "/p/userlist.txt.before-pem-fleet" in script
     assert "hunter2" not in script
+    other = OLD_UNIT["edb-pgbouncer-1.9"] | {"ini": "/p/x.ini.before-pem-fleet"}
+    assert put_aside({"my-pgbouncer": other}).changing == [], "another one reads them"
     texts["/p/userlist.txt"] = b""
     assert put_aside().changing == []
 

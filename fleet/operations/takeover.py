@@ -1,7 +1,7 @@
 """What is on a pooler's host before us: it is told, kept, and makes place for ours."""
 
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 from pyinfra import host
 from pyinfra.api import operation
@@ -61,7 +61,8 @@ def taken_over(
     """Stop and disable other PgBouncers on our port, and start ours; if it fails, the other way.
 
     What the others read is kept beside it, ending in `.before-pem-fleet`; their files of passwords
-    are put aside under that name. units: ours.
+    are put aside under that name. Of another of ours, another vendor's, the private keys go.
+    units: ours.
     """
     others = _others(place, port)
     if not others:
@@ -75,30 +76,31 @@ def taken_over(
         "deadline_seconds": str(TAKE_OVER_SECONDS),
     }
     found = [_configuration(one["ini"]) for one in others.values()]
-    foreign = [one for one in found if one and not one.is_ours]
-    yield shell(
-        "\n".join(
-            [
-                script("take-over-port.sh", values),
-                *(_kept(configuration) for configuration in foreign),
-            ]
-        )
-    )
+    needed = _password_files(place, port, but=others)
+    parts = [script("take-over-port.sh", values)]
+    for one in found:
+        if one and one.is_ours:
+            parts.append(_without_keys(one.path))
+        elif one:
+            parts.append(_kept(one, passwords=one.password_file not in needed))
+    yield shell("\n".join(parts))
 
 
 @operation()
-def passwords_put_aside(ini: str) -> Generator[PyinfraCommand, None, None]:
+def passwords_put_aside(place: Pooler, port: int) -> Generator[PyinfraCommand, None, None]:
     """Put the password file of the configuration that ours replaced under another name.
 
-    ini: the path of ours; what was there before lies beside it, ending in `.before-pem-fleet`.
+    What was there before ours lies beside it, ending in `.before-pem-fleet`. A file that another
+    PgBouncer of the host reads as well stays.
     """
+    ini = f"{place.directory}/{place.ini}"
     before, now = _configuration(ini + BACKUP), _configuration(ini)
     file = before.password_file if before else ""
     if not before or not file or host.get_fact(FileBytes, path=file) in (None, b""):
         host.noop("no file of passwords is left over")
         return
-    if now and not now.is_ours:
-        host.noop(f"{ini} is not ours yet")
+    if not now or not now.is_ours or file in _password_files(place, port):
+        host.noop(f"{file} is still read")
         return
     yield shell(_aside(file))
 
@@ -183,13 +185,30 @@ def _configuration(path: str, **arguments: bool) -> Configuration | None:
     return None if text is None else Configuration(path, text.decode(errors="replace"))
 
 
-def _kept(found: Configuration) -> str:
+def _password_files(place: Pooler, port: int, but: Iterable[str] = ()) -> set[str]:
+    """The files of passwords that services of PgBouncer read, ours and those in `but` left out."""
+    files = set()
+    for name, unit in host.get_fact(PgBouncerUnits, port=port).items():
+        if name != place.unit and name not in but and (unit["active"] or unit["enabled"]):
+            found = _configuration(unit["ini"])
+            files.add(found.password_file if found else "")
+    return files
+
+
+def _without_keys(ini: str) -> str:
+    """Shell: the private keys of a pooler of ours that is no more."""
+    directory = ini.rpartition("/")[0]
+    names = ("server.key", "pem_agent_pool.key")
+    return shlex.join(["rm", "-f", *(f"{directory}/tls/{name}" for name in names)])
+
+
+def _kept(found: Configuration, *, passwords: bool) -> str:
     """Shell: copies of what a configuration is made of; its file of passwords is renamed."""
     lines = [
         f"[ ! -f {path} ] || [ -e {path}{BACKUP} ] || cp -p {path} {path}{BACKUP}"
         for path in map(shlex.quote, found.files)
     ]
-    if found.password_file.startswith("/"):
+    if passwords and found.password_file.startswith("/"):
         lines.append(_aside(found.password_file))
     return "\n".join(lines)
 

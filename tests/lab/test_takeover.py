@@ -41,6 +41,7 @@ def test_edbs_pgbouncer_takes_the_port_from_the_distributions_and_gives_it_back(
         assert state(lab, "bouncer2", "edb-pgbouncer125") == "active enabled"
         assert state(lab, "bouncer2", "pgbouncer") == "inactive disabled"
         assert lab.run("bouncer2", "ps -o user= -C pgbouncer") == "enterprisedb"
+        assert lab.run("bouncer2", "ls /etc/pgbouncer/tls | grep 'key$' || true") == ""
         assert lab.serves("bouncer2")
         within(
             60, "agents beat through EDB's PgBouncer", lambda: "agent2" in clients(lab, "bouncer2")
@@ -54,6 +55,43 @@ def test_edbs_pgbouncer_takes_the_port_from_the_distributions_and_gives_it_back(
     assert "edb-pgbouncer125 listens on port 6432; it is stopped and disabled" in back.stdout
     assert state(lab, "bouncer2", "pgbouncer") == "active enabled"
     assert lab.serves("bouncer2")
+
+
+FOREIGN = """\
+[databases]
+shop = host=127.0.0.1 dbname=shop password=old-secret
+[pgbouncer]
+logfile = /var/log/postgresql/pgbouncer.log
+pidfile = /var/run/postgresql/pgbouncer.pid
+unix_socket_dir = /var/run/postgresql
+listen_addr = *
+listen_port = 6432
+auth_type = md5
+auth_file = /etc/pgbouncer/userlist.txt
+default_pool_size = 33
+"""
+
+
+def test_a_configuration_that_somebody_wrote_by_hand_is_told_kept_and_replaced(lab: Lab) -> None:
+    there = "/etc/pgbouncer"
+    kept = f"{there}/pgbouncer.ini.before-pem-fleet"
+    lab.run("bouncer2", f"cp -p {kept} /root/kept; cp -p {there}/userlist.txt /root")
+    lab.run("bouncer2", f"printf '{FOREIGN}' > {there}/pgbouncer.ini; systemctl restart pgbouncer")
+    lab.run("bouncer2", f'echo \'"shop" "old-secret"\' > {there}/userlist.txt')
+    try:
+        run = deploy("inventories/lab.py", "bouncer2", POOLERS)
+        assert lab.run("bouncer2", f"cat {kept}") == FOREIGN.strip()
+        assert lab.run("bouncer2", f"stat -c '%a %n' {there}/userlist*") == (
+            f"600 {there}/userlist.txt.before-pem-fleet"
+        )
+    finally:
+        lab.run("bouncer2", f"rm {kept}* {there}/userlist*; mv /root/userlist.txt {there}")
+        lab.run("bouncer2", f"mv /root/kept {kept}")
+    assert "[databases] shop = host=127.0.0.1 dbname=shop: is gone" in run.stdout, run.stdout
+    assert 'HINT: PgBouncer(extra={"default_pool_size": "33"}) keeps them' in run.stdout
+    assert "old-secret" not in run.stdout
+    assert lab.serves("bouncer2")
+    assert pyinfra("unchanged", POOLERS, limit="bouncer2").returncode == 0
 
 
 def clients(lab: Lab, pooler: str) -> set[str]:
