@@ -5,6 +5,7 @@ INVENTORY   ?=
 DEPLOY      ?=
 LIMIT       ?=
 OPTIONS     ?=
+HOST        ?=
 BIN         := .venv/bin
 RUN          = $(BIN)/python -m fleet.run
 LAB          = $(BIN)/python -m lab
@@ -42,6 +43,11 @@ status: setup  ## All of the fleet at one look, and what is not well (exit code 
 	@$(need_inventory)
 	@$(BIN)/python -m fleet.status $(INVENTORY) $(OPTIONS)
 
+agent-rollback: setup  ## A moved agent back to its backup, direct: INVENTORY=… HOST=…
+	@$(need_inventory)
+	@[ -n "$(HOST)" ] || { echo "HOST is not given"; echo "HINT: make $@ INVENTORY=$(INVENTORY) HOST=agent1"; exit 1; }
+	@$(RUN) deploy $(INVENTORY) deploys/agent_rollback.py --limit $(HOST)
+
 bench-deploy: setup-lab  ## Time lab-up (cached) and a second run of all deploys, and print ratios
 	@$(BIN)/python tests/bench_deploy.py
 
@@ -68,4 +74,4 @@ need_inventory = [ -n "$(INVENTORY)" ] || { echo "INVENTORY is not given"; echo 
 
 # The order of the goals on the command line counts: make lab-up test.
 .NOTPARALLEL:
-.PHONY: help lab-up lab-down test check plan deploy status bench-deploy setup setup-lab
+.PHONY: help lab-up lab-down test check plan deploy status agent-rollback bench-deploy setup setup-lab

@@ -1,4 +1,4 @@
-"""PEM agents: registered through the poolers, by certificate, and seen to beat.
+"""PEM agents: registered through the poolers or moved onto them, by certificate, and seen to beat.
 
 pyinfra inventories/example.py deploys/agent.py
 """
@@ -10,13 +10,15 @@ from pyinfra.operations import systemd
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
 from fleet.leaves import agent_leaf
-from fleet.operations import pem
+from fleet.operations import agent_move, pem
 from fleet.operations.files import File, directory, put
 from fleet.operations.packages import installed
 from fleet.operations.services import restarted_since, units_read
 from fleet.pki import certificate_file, key_file
 from fleet.platforms import (
     AGENT_DIRECTORY,
+    AGENT_DROP_IN,
+    AGENT_TRIAL,
     PEM_AGENT_CONFIG,
     PEM_AGENT_PACKAGE,
     PEM_AGENT_UNIT,
@@ -26,7 +28,6 @@ from fleet.platforms import (
 )
 from fleet.pooler import preferred
 
-DROP_IN = f"/etc/systemd/system/{PEM_AGENT_UNIT}.service.d/pem-fleet.conf"
 DROP_IN_TEXT = f"""\
 # Written by pem-fleet; edits here are lost.
 # The agent checks the pooler's certificate (pem_ssl_mode=verify-full) against this CA.
@@ -37,13 +38,16 @@ Environment=PGSSLROOTCERT={SERVER_CA_FILE}
 
 @deploy("Agent")
 def agent(fleet: Fleet, machine: Host, family: Family) -> None:
-    """One agent, from its package to a heartbeat that came through a pooler."""
+    """One agent, from what is there to a heartbeat that came through a pooler."""
     authority, leaf = fleet.certificate_authority, agent_leaf(fleet, machine)
-    user = fleet.pem_server.agent_user
-    certificate, key = f"{AGENT_DIRECTORY}/{user}.crt", f"{AGENT_DIRECTORY}/{user}.key"
-    poolers = preferred(fleet.pgbouncer, machine)
+    stem = f"{AGENT_DIRECTORY}/{fleet.pem_server.agent_user}"
+    certificate, key = f"{stem}.crt", f"{stem}.key"
+    standing = agent_move.standing(fleet)
 
-    pem.ours_to_register(name="See that it is ours to register", server=fleet.pem_server)
+    if standing == "spooling":
+        agent_move.stays_direct(name="See that an agent with spoolers is direct", fleet=fleet)
+        return
+    agent_move.back_from_a_cut_off_trial(name="Go back from a trial that was cut off")
     installed(name="Install the agent", names=(PEM_AGENT_PACKAGE,), family=family)
     directory(name="Directory for keys", path=AGENT_DIRECTORY, mode="700")
     put(
@@ -53,41 +57,66 @@ def agent(fleet: Fleet, machine: Host, family: Family) -> None:
             File(key, key_file(authority, leaf), mode="600"),
         ),
     )
-    directory(name="Directory for the unit's settings", path=DROP_IN.rpartition("/")[0], mode="755")
-    put(name="Have it check the poolers' names", files=(File(DROP_IN, DROP_IN_TEXT),))
-    units_read(name="Have systemd read the unit", unit=PEM_AGENT_UNIT)
+    if standing == "direct":
+        move(fleet=fleet, values=settings(fleet, machine, certificate, key))
+    else:
+        register(fleet=fleet, machine=machine, certificate=certificate, key=key)
+    systemd.service(name="Start at boot", service=PEM_AGENT_UNIT, running=None, enabled=True)
+    restarted_since(
+        name="Start, or restart on new settings",
+        unit=PEM_AGENT_UNIT,
+        files=(PEM_AGENT_CONFIG, AGENT_DROP_IN),
+    )
+    pem.verified(name="Verify the registration")
+    pem.beats(name="See a heartbeat through a pooler", fleet=fleet)
 
+
+def move(fleet: Fleet, values: dict[str, str]) -> None:
+    """An agent that is registered and direct: onto the poolers, on trial."""
+    put(name="Bring the way back", files=agent_move.TOOLS)
+    units_read(name="Have systemd read its timer", unit=f"{AGENT_TRIAL}.timer")
+    agent_move.moved(
+        name="Move onto the poolers, on trial",
+        fleet=fleet,
+        values=values,
+        unit_settings=DROP_IN_TEXT,
+    )
+
+
+def register(fleet: Fleet, machine: Host, certificate: str, key: str) -> None:
+    """An agent that is new or lost, or registered here: through the poolers, with our settings."""
+    drop_in_directory = AGENT_DROP_IN.rpartition("/")[0]
+    directory(name="Directory for the unit's settings", path=drop_in_directory, mode="755")
+    put(name="Have it check the poolers' names", files=(File(AGENT_DROP_IN, DROP_IN_TEXT),))
+    units_read(name="Have systemd read the unit", unit=PEM_AGENT_UNIT)
     # One after the other: simultaneous registrations fail in PEM's database.
     pem.registered(
         name="Register through the poolers",
         fleet=fleet,
-        poolers=poolers,
+        poolers=preferred(fleet.pgbouncer, machine),
         certificate=certificate,
         key=key,
         _serial=True,
     )
     pem.agent_settings(
-        name="Settings of agent.cfg",
-        values={
-            "pem_host": ",".join(poolers),
-            "pem_port": ",".join(str(fleet.pgbouncer.listen_port) for _ in poolers),
-            "agent_user": user,
-            "agent_ssl_key": key,
-            "agent_ssl_crt": certificate,
-            "pem_ssl_mode": "verify-full",
-            # Without a limit, a pooler that drops packets would keep an agent from the other one.
-            "connect_timeout": "10",
-            "heartbeat_connection": str(fleet.agent.heartbeat_connection).lower(),
-        },
+        name="Settings of agent.cfg", values=settings(fleet, machine, certificate, key)
     )
-    systemd.service(name="Start at boot", service=PEM_AGENT_UNIT, running=None, enabled=True)
-    restarted_since(
-        name="Start, or restart on new settings",
-        unit=PEM_AGENT_UNIT,
-        files=(PEM_AGENT_CONFIG, DROP_IN),
-    )
-    pem.verified(name="Verify the registration")
-    pem.beats(name="See a heartbeat through a pooler", fleet=fleet)
+
+
+def settings(fleet: Fleet, machine: Host, certificate: str, key: str) -> dict[str, str]:
+    """The keys of agent.cfg that are ours."""
+    poolers = preferred(fleet.pgbouncer, machine)
+    return {
+        "pem_host": ",".join(poolers),
+        "pem_port": ",".join(str(fleet.pgbouncer.listen_port) for _ in poolers),
+        "agent_user": fleet.pem_server.agent_user,
+        "agent_ssl_key": key,
+        "agent_ssl_crt": certificate,
+        "pem_ssl_mode": "verify-full",
+        # Without a limit, a pooler that drops packets would keep an agent from the other one.
+        "connect_timeout": "10",
+        "heartbeat_connection": str(fleet.agent.heartbeat_connection).lower(),
+    }
 
 
 if is_entrypoint(__name__) and "agent" in host.groups:

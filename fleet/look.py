@@ -232,11 +232,11 @@ def _agent(seen: Heartbeat, blackouts: dict[str, str]) -> Agent:
     return Agent(
         name=seen.agent,
         id=seen.agent_id,
-        way="pooled" if seen.pooler else "direct" if seen.direct else "none",
+        way=seen.path,
         pooler=seen.pooler,
         heartbeat_age_seconds=seen.age_seconds,
         active=seen.active,
         blackout=blackouts.get(str(seen.agent_id), ""),
-        well=seen.fresh,
+        well=seen.well,
         words=seen.sentence(),
     )

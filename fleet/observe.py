@@ -8,24 +8,28 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import gevent.lock
+import gevent.pool
 from paramiko import SSHException
 from pyinfra import logger, state
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import ConnectError
 
+from fleet.agent_config import AgentConfig
+from fleet.facts.files import FileBytes
 from fleet.facts.pem import PemAgents, RegisteredAgents
-from fleet.facts.pgbouncer import PgBouncerClients
-from fleet.heartbeats import Heartbeat, heartbeats
-from fleet.hosts import Fleet, PemServer
-from fleet.platforms import Family, family_of, pgbouncer, postgres
+from fleet.facts.pgbouncer import Client, PgBouncerClients
+from fleet.heartbeats import Heartbeat, heartbeat, heartbeats
+from fleet.hosts import Fleet, PemServer, PgBouncer
+from fleet.platforms import PEM_AGENT_CONFIG, Family, family_of, pgbouncer, postgres
 
 Answer = TypeVar("Answer")
 
 # Many agents wait for their heartbeats at once: one asks, all read the answer.
-_ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 1.0
+_AT_ONCE = 20
 _TIMEOUT_SECONDS = 10
 _asking = gevent.lock.RLock()
-_answer: tuple[float, dict[str, Heartbeat]] = (0.0, {})
+_answer: tuple[float, PemAgents | None, dict[str, list[Client]]] = (0.0, None, {})
 _families: dict[str, Family] = {}
 _unreachable: set[str] = set()
 
@@ -34,40 +38,60 @@ def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbea
     """Every agent of the inventory with its last heartbeat and the way it came, by name.
 
     Hosts that cannot be reached, and those already known to be `unreachable`, are left out of the
-    picture: their agents show no pooler.
+    picture: agents show no pooler that is among them. The hosts of agents are asked for their
+    agent.cfg where pyinfra is connected to them.
     """
-    global _answer  # noqa: PLW0603  one answer for all greenlets of a run
     _unreachable.update(unreachable)
+    found, clients = _seen(fleet)
+    names = [host.name for host in fleet.agent.hosts if _connected(host.name)]
+    asked = zip(names, gevent.pool.Pool(_AT_ONCE).imap(_config, names), strict=True)
+    return heartbeats(fleet, found, clients, {name: config for name, config in asked if config})
+
+
+def heartbeat_of(fleet: Fleet, agent: str, config: AgentConfig | None = None) -> Heartbeat:
+    """One agent's heartbeat, by the id in its agent.cfg, or by its name.
+
+    Raises KeyError when the inventory has no such agent.
+    """
+    hosts = {host.name: host for host in fleet.agent.hosts}
+    return heartbeat(fleet, hosts[agent], *_seen(fleet), config)
+
+
+def _seen(fleet: Fleet) -> tuple[PemAgents | None, dict[str, list[Client]]]:
+    """What PEM's database and the poolers said within the last second."""
+    global _answer  # noqa: PLW0603  one answer for all greenlets of a run
     with _asking:
-        asked, seen = _answer
-        if time.monotonic() - asked < _ANSWER_SECONDS:
-            return seen
-        server, pooler = fleet.pem_server, fleet.pgbouncer
+        asked, found, clients = _answer
+        if time.monotonic() - asked < ANSWER_SECONDS:
+            return found, clients
         # Of several hosts the primary answers alone.
-        answers = (_registered(server, host.name) for host in server.hosts)
+        answers = (_registered(fleet.pem_server, host.name) for host in fleet.pem_server.hosts)
         found = next((answer for answer in answers if answer is not None), None)
-        clients = {}
-        for host in pooler.hosts:
-            if family := family_on(host.name):
-                place = pgbouncer(family, pooler.vendor, pooler.version)
-                clients[host.name] = (
-                    ask(
-                        host.name,
-                        PgBouncerClients,
-                        place.user,
-                        directory=place.run_directory,
-                        port=pooler.listen_port,
-                    )
-                    or []
-                )
-        seen = heartbeats(fleet, found, clients)
-        _answer = (time.monotonic(), seen)
-        return seen
+        clients = {
+            host.name: _clients(fleet.pgbouncer, host.name, family)
+            for host in fleet.pgbouncer.hosts
+            if (family := family_on(host.name))
+        }
+        _answer = (time.monotonic(), found, clients)
+        return found, clients
 
 
-def heartbeat_of(fleet: Fleet, agent: str) -> Heartbeat:
-    """One agent's heartbeat. Raises KeyError when the inventory has no such agent."""
-    return observe(fleet)[agent]
+def _clients(pooler: PgBouncer, name: str, family: Family) -> list[Client]:
+    """The clients of one pooler; none when its console does not answer."""
+    place = pgbouncer(family, pooler.vendor, pooler.version)
+    directory, port = place.run_directory, pooler.listen_port
+    return ask(name, PgBouncerClients, place.user, directory=directory, port=port) or []
+
+
+def _connected(name: str) -> bool:
+    host = state.inventory.get_host(name)
+    return host is not None and bool(host.connected)
+
+
+def _config(name: str) -> AgentConfig | None:
+    """The agent.cfg of a host; None when it has none, or does not answer."""
+    content = ask(name, FileBytes, "root", path=PEM_AGENT_CONFIG)
+    return None if content is None else AgentConfig(content)
 
 
 def _registered(server: PemServer, name: str) -> PemAgents | None:
@@ -79,7 +103,6 @@ def _registered(server: PemServer, name: str) -> PemAgents | None:
         name,
         RegisteredAgents,
         postgres(family, server.vendor, server.postgres_version).user,
-        agent_user=server.agent_user,
         port=server.port,
     )
 

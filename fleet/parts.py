@@ -105,7 +105,7 @@ def with_ini_values(text: str, section: str, values: dict[str, str]) -> str:
     for number, (name, line) in enumerate(_lines_by_section(text)):
         inside = name == section
         parsed = _KEY.match(line)
-        if inside and (parsed or line.strip() == f"[{section}]"):
+        if inside and (parsed or _SECTION.match(line)):
             last = number
         if inside and parsed and parsed["key"] in values:
             ending = lines[number][len(line) :]
@@ -121,7 +121,8 @@ def with_ini_values(text: str, section: str, values: dict[str, str]) -> str:
 
 # Not str.splitlines(), which ends a line at a dozen other characters as well.
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_SECTION = re.compile(r"^\s*\[(?P<name>[^]]*)\]\s*$")
+# A byte order mark may stand before the first section.
+_SECTION = re.compile(r"^\ufeff?\s*\[(?P<name>[^]]*)\]\s*$")
 _KEY = re.compile(r"^(?P<left>\s*(?P<key>[^\s=;#\[][^=]*?)\s*=\s*)(?P<value>.*?)\s*$")
 
 

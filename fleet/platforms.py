@@ -143,6 +143,10 @@ PEM_WORKER = "/usr/edb/pem/agent/bin/pemworker"
 PEM_AGENT_CONFIG = "/usr/edb/pem/agent/etc/agent.cfg"
 PEM_AGENT_UNIT = "pemagent"
 
+# The settings of the agent's unit, and the units that end a trial of it.
+AGENT_DROP_IN = f"/etc/systemd/system/{PEM_AGENT_UNIT}.service.d/pem-fleet.conf"
+AGENT_TRIAL = "pem-fleet-agent-trial"
+
 
 Row = TypeVar("Row")
 

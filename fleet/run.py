@@ -30,6 +30,8 @@ GROUPS: tuple[Literal["pem_server", "pgbouncer", "agent"], ...] = (
     "pgbouncer",
     "agent",
 )
+# Deploys that are not named like the group that they are for.
+GROUP_OF = {"agent_rollback": "agent"}
 
 
 class RunError(Exception):
@@ -100,8 +102,9 @@ def _where(fleet: Fleet, options: argparse.Namespace, deploys: list[str]) -> dic
     members["access"] = members["pem_server"] if fleet.access is not None else []
     everywhere = [host.name for host in fleet.machines()]
     wanted = members.get(options.limit, [options.limit]) if options.limit else everywhere
+    group = {deploy: GROUP_OF.get(Path(deploy).stem, Path(deploy).stem) for deploy in deploys}
     hosts = {
-        deploy: [name for name in members.get(Path(deploy).stem, everywhere) if name in wanted]
+        deploy: [name for name in members.get(group[deploy], everywhere) if name in wanted]
         for deploy in deploys
     }
     idle = [deploy for deploy in deploys if not hosts[deploy]]

@@ -37,7 +37,7 @@ def fleet(authority):
 def plan(fleet, monkeypatch):
     """plan(deploy, host, facts): see tests/planning.py. of: another fleet than the usual one."""
     # fleet.observe remembers a host's answers for the length of a run; each test is one.
-    monkeypatch.setattr("fleet.observe._answer", (0.0, {}))
+    monkeypatch.setattr("fleet.observe._answer", (0.0, None, {}))
     monkeypatch.setattr("fleet.observe._families", {})
 
     def plan(deploy, host, facts, /, of=fleet, **arguments):

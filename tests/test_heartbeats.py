@@ -2,6 +2,7 @@
 
 import pytest
 
+from fleet.agent_config import AgentConfig
 from fleet.facts.pem import RegisteredAgents
 from fleet.facts.pgbouncer import PgBouncerClients
 from fleet.heartbeats import heartbeats
@@ -25,9 +26,17 @@ def client(address=APP1, user="pem_agent_user1", connected_seconds=3600.0):
 ONE_CLIENT = {"bouncer1": [client()], "bouncer2": []}
 
 
-def seen(fleet, agents, clients, backends=()):
+def backend(address=APP1, user="pem_agent_user1"):
+    return {"user": user, "address": address}
+
+
+def config(text=""):
+    return AgentConfig(f"[PEM/agent]\nagent_id=7\n{text}".encode())
+
+
+def seen(fleet, agents, clients, backends=(), config=None):
     found = {"agents": agents, "backends": list(backends)}
-    return heartbeats(fleet, found, clients)["app1"]
+    return heartbeats(fleet, found, clients, {"app1": config} if config else {})["app1"]
 
 
 @pytest.mark.parametrize(
@@ -59,15 +68,25 @@ def seen(fleet, agents, clients, backends=()):
             id="through no pooler",
         ),
         pytest.param(
-            [agent(4.2)], ONE_CLIENT, (APP1,), False,
+            [agent(4.2)], ONE_CLIENT, (backend(),), False,
             "registered as id 7, last heartbeat 4 s ago,"
             " through bouncer1 as pem_agent_user1, and directly",
             id="through a pooler and around it",
         ),
         pytest.param(
-            [agent(4.2)], {}, (APP1,), False,
-            "registered as id 7, last heartbeat 4 s ago, through no pooler, and directly",
+            [agent(4.2)], {}, (backend(),), False,
+            "registered as id 7, last heartbeat 4 s ago, directly as pem_agent_user1",
             id="around the poolers",
+        ),
+        pytest.param(
+            [agent(4.2)], {}, (backend(user="agent7"),), False,
+            "registered as id 7, last heartbeat 4 s ago, directly as agent7",
+            id="directly, by a role of its own",
+        ),
+        pytest.param(
+            [agent(4.2)], ONE_CLIENT, (backend(user="agent8"), backend(user="pem_admin1")), True,
+            "registered as id 7, last heartbeat 4 s ago, through bouncer1 as pem_agent_user1",
+            id="others that log in from its host are not the agent",
         ),
         pytest.param(
             [agent(4.2, active=False)], ONE_CLIENT, (), False,
@@ -96,7 +115,7 @@ def seen(fleet, agents, clients, backends=()):
             id="an administrator's connection from its host is not its own",
         ),
         pytest.param(
-            [agent(4.2)], ONE_CLIENT, ("192.0.2.21", "192.0.2.22"), True,
+            [agent(4.2)], ONE_CLIENT, (backend("192.0.2.21"), backend("192.0.2.22")), True,
             "registered as id 7, last heartbeat 4 s ago, through bouncer1 as pem_agent_user1",
             id="the poolers' own backends are not direct",
         ),
@@ -111,10 +130,49 @@ def test_an_agent_is_well_when_it_beats_in_time_and_through_a_pooler_only(
 
 def test_an_agent_on_a_poolers_host_is_not_direct_by_the_poolers_own_backends(fleet):
     agents = fleet.agent.but(hosts=(*fleet.agent.hosts, fleet.pgbouncer.hosts[0]))
-    found = {"agents": [agent(4.2, name="bouncer1")], "backends": ["192.0.2.21"]}
+    found = {"agents": [agent(4.2, name="bouncer1")], "backends": [backend("192.0.2.21")]}
     clients = {"bouncer1": [client(address="192.0.2.21")]}
     seen = heartbeats(fleet.but(agent=agents), found, clients)["bouncer1"]
     assert (seen.direct, seen.fresh) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("clients", "backends", "path"),
+    [
+        (ONE_CLIENT, (), "pooled"),
+        ({}, (backend(user="agent7"),), "direct"),
+        (ONE_CLIENT, (backend(),), "direct"),
+        ({}, (), "none"),
+    ],
+    ids=["through a pooler", "directly", "both ways", "not logged in"],
+)
+def test_the_way_of_an_agent_is_pooled_direct_or_none(fleet, clients, backends, path):
+    assert seen(fleet, [agent(4.2)], clients, backends).path == path
+
+
+def test_an_agent_whose_host_was_asked_is_known_by_its_id_whatever_its_display_name(fleet):
+    agents = [agent(4.2, name="db-17.example.com"), agent(900.0, name="app1", agent_id=8)]
+    heartbeat = seen(fleet, agents, ONE_CLIENT, config=config())
+    assert (heartbeat.agent_id, heartbeat.fresh) == (7, True)
+    assert seen(fleet, agents, ONE_CLIENT).agent_id == 8
+
+
+def test_an_id_that_pem_does_not_know_is_not_replaced_by_a_namesake(fleet):
+    heartbeat = seen(fleet, [agent(4.2, agent_id=8)], ONE_CLIENT, config=config())
+    assert heartbeat.sentence() == "not registered"
+
+
+@pytest.mark.parametrize("key", ["enable_smtp", "enable_snmp", "enable_webhook", "enable_nagios"])
+def test_an_agent_with_a_spooler_is_well_when_it_beats_directly(fleet, key):
+    spooling, direct = config(f"{key}=true\n"), (backend(user="agent7"),)
+    heartbeat = seen(fleet, [agent(4.2)], {}, direct, spooling)
+    assert (heartbeat.well, heartbeat.fresh) == (True, False)
+    assert heartbeat.sentence() == (
+        f"registered as id 7, last heartbeat 4 s ago, directly as agent7, as it must with {key}"
+    )
+    assert not seen(fleet, [agent(31.0)], {}, direct, spooling).well, "it is silent"
+    assert not seen(fleet, [agent(4.2)], ONE_CLIENT, (), spooling).well, "it went through a pooler"
+    assert not seen(fleet, [agent(4.2)], {}, direct, config()).well, "it has no spooler"
 
 
 OLD, NEW = 3, 9

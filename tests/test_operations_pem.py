@@ -35,55 +35,88 @@ def test_pems_configuration_asks_for_its_password_on_standard_input(plan, fleet)
     assert SUPERUSER_PASSWORD not in planned.shell[0]
 
 
-def register(plan, fleet, text, agents=()):
+def row(agent_id=3, name="app1", active=True):
+    return {"id": agent_id, "name": name, "active": active, "heartbeat_age_seconds": 900.0}
+
+
+def register(plan, fleet, text, agents=(), promised=None):
+    """The plan of a registration. promised: the id that an earlier one, cut off, was to keep."""
+    files = {AGENT_CFG: text, "/etc/pem-fleet/agent/agent_id": promised}
     return plan(
         pem.registered,
         "app1",
         DEBIAN_13
         | {
-            FileBytes: text,
+            FileBytes: lambda path: files[path],
             RegisteredAgents: None if agents is None else {"agents": list(agents), "backends": []},
         },
         fleet=fleet, poolers=("bouncer2", "bouncer1"), certificate="/c.crt", key="/c.key",
     )  # fmt: skip
 
 
-def test_a_registered_agent_stays_as_it_is(plan, fleet):
-    text = b"[PEM/agent]\nagent_id=3\nagent_user=pem_agent_user1\n"
-    assert register(plan, fleet, text).changing == []
+REGISTERED = b"[PEM/agent]\nagent_id=3\nagent_user=pem_agent_user1\n"
+NOTED = "echo 3 >/etc/pem-fleet/agent/agent_id"
+FORGOTTEN = "rm -f /etc/pem-fleet/agent/agent_id"
 
 
-@pytest.mark.parametrize(
-    ("line", "user"), [(b"", "agent3"), (b"agent_user=pem_agent_user9\n", "pem_agent_user9")]
-)
-def test_an_agent_that_is_registered_as_somebody_else_is_not_touched(
-    plan, fleet, caplog, line, user
+@pytest.mark.parametrize("agents", [[row()], [row(name="whatever")], None])
+def test_a_registered_agent_stays_as_it_is_also_while_pem_does_not_answer(plan, fleet, agents):
+    assert register(plan, fleet, REGISTERED, agents).changing == []
+
+
+@pytest.mark.parametrize("name", ["app1", "whatever"])
+def test_an_agent_that_was_made_inactive_is_registered_again_with_its_id_and_name(
+    plan, fleet, name
 ):
-    text = b"[PEM/agent]\nagent_id=3\n" + line
-    planned = plan(pem.ours_to_register, "app1", {FileBytes: text}, server=fleet.pem_server)
-    said = fails(planned, caplog)
-    assert f"agent 3 is registered as {user}, the inventory wants pem_agent_user1" in said
-    assert "nothing on this host was changed" in said
-    assert "HINT: /usr/edb/pem/agent/bin/pemworker --unregister-agent" in said
+    planned = register(plan, fleet, REGISTERED, [row(name=name, active=False), row(agent_id=9)])
+    register_agent = planned.shell[1]
+    assert register_agent.endswith(" --force-registration -o agent_id=3")
+    assert f"--display-name {name} " in register_agent
+    assert NOTED in planned.inputs[0]
+    assert "cp -p --backup=numbered /usr/edb/pem/agent/etc/agent.cfg" in planned.inputs[0]
+    assert FORGOTTEN in planned.inputs[2]
+
+
+def test_an_agent_whose_row_pem_lost_asks_for_its_id(plan, fleet):
+    planned = register(plan, fleet, REGISTERED, [row(agent_id=9)])
+    assert [one.endswith(" --force-registration -o agent_id=3") for one in planned.shell] == [True]
+
+
+def test_a_registration_that_made_a_new_row_is_given_the_old_id_and_the_row_made_inactive(
+    plan, fleet
+):
+    # As pemworker leaves it when it does not know `-o agent_id`; the run was cut off behind it.
+    text = REGISTERED.replace(b"agent_id=3", b"agent_id=9")
+    agents = [row(active=False), row(agent_id=9)]
+    planned = register(plan, fleet, text, agents, promised=b"3\n")
+    assert "a function of ours" not in planned.shell
+    assert not any("--register-agent" in one for one in planned.shell), "not a third row"
+    assert planned.files[AGENT_CFG].content == REGISTERED
+    assert FORGOTTEN in planned.inputs[-1]
+    statements = []
+    database = planned.state.inventory.get_host("pem.example.com").connector
+
+    def answer(_command, **arguments):
+        statements.append((arguments["_sudo_user"], arguments["_stdin"]))
+        return True, ""
+
+    database.run_shell_command = answer
+    assert planned.run_functions() == [True]
+    assert statements == [
+        ("postgres", "UPDATE pem.agent SET active = (id = 3) WHERE id IN (3, 9);")
+    ]
 
 
 @pytest.mark.parametrize(
     "text",
-    [None, b"[PEM/agent]\npem_host=x\n", b"[PEM/agent]\nagent_id=3\nagent_user=pem_agent_user1\n"],
-    ids=["no agent", "not registered", "registered by us"],
+    [
+        None,
+        b"",
+        b"[PEM/agent]\npem_host=x\n",
+        b"[PEM/agent]\nagent_id=0\n",
+        b"[PEM/agent]\nagent_id=\n",
+    ],
 )
-def test_an_agent_that_is_new_or_ours_may_be_deployed(plan, fleet, text):
-    planned = plan(pem.ours_to_register, "app1", {FileBytes: text}, server=fleet.pem_server)
-    assert planned.changing == []
-
-
-def test_whose_agent_it_is_comes_before_every_change(plan):
-    registered = b"[PEM/agent]\nagent_id=3\nagent_user=agent3\n"
-    planned = plan("deploys/agent.py", "app1", DEBIAN_13 | {FileBytes: registered})
-    assert planned.changing[0] == "Agent | See that it is ours to register"
-
-
-@pytest.mark.parametrize("text", [None, b"", b"[PEM/agent]\npem_host=x\n"])
 def test_an_agent_without_an_id_registers_with_the_password_on_standard_input(plan, fleet, text):
     planned = register(plan, fleet, text)
     assert planned.inputs == [f"{ADMIN_PASSWORD}\n"]
@@ -93,9 +126,8 @@ def test_an_agent_without_an_id_registers_with_the_password_on_standard_input(pl
 
 
 def test_an_agent_that_pem_knows_by_name_keeps_its_id(plan, fleet):
-    known = {"id": 7, "name": "app1", "active": True, "heartbeat_age_seconds": 900.0}
-    planned = register(plan, fleet, None, [known])
-    assert planned.shell[0].endswith(" --force-registration -o agent_id=7")
+    planned = register(plan, fleet, None, [row(agent_id=7)])
+    assert planned.shell[1].endswith(" --force-registration -o agent_id=7")
 
 
 def test_no_agent_is_registered_while_pem_cannot_say_whether_it_is_known(plan, fleet, caplog):

@@ -12,6 +12,7 @@ from pyinfra.api.exceptions import DeployError
 from fleet import ROOT
 from fleet.facts.files import FileBytes
 from fleet.facts.packages import MissingPackages
+from fleet.facts.pem import AgentBackups, RegisteredAgents
 from fleet.facts.postgres import PostgresStandby
 from tests.planning import files_of
 from tests.samples import (
@@ -48,9 +49,34 @@ heartbeat_connection=false
 """
 
 
-def registered(path):
-    """The files of an agent's host after its registration."""
-    return AGENT_CFG if path == "/usr/edb/pem/agent/etc/agent.cfg" else None
+# As PEM leaves it without a pooler, and as people then change it.
+DIRECT_CFG = b"""\
+# caf\xe9: not UTF-8
+[PEM/agent]
+long_wait=30
+agent_id=3
+; pem_host=10.0.0.1
+pem_host=pem.example.com
+pem_port=5432
+agent_ssl_crt=/root/.pem/agent3.crt
+agent_ssl_key=/root/.pem/agent3.key
+pem_ssl_mode=require
+our_own_key=stays
+
+[WEBHOOK/chat]
+pem_host=not-this-one
+"""
+
+
+def with_agent(text, active=True):
+    """The facts of a host with this agent.cfg, whose agent PEM knows as number 3."""
+
+    def content(path):
+        return text if path == "/usr/edb/pem/agent/etc/agent.cfg" else None
+
+    row = {"id": 3, "name": "app1", "active": active, "heartbeat_age_seconds": 900.0}
+    known = {"agents": [row], "backends": []}
+    return {FileBytes: content, MissingPackages: [], RegisteredAgents: known}
 
 
 CASES = {
@@ -64,7 +90,20 @@ CASES = {
     "access-pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
     "access-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
     "agent": ("deploys/agent.py", "app1", {}),
-    "agent-registered": ("deploys/agent.py", "app1", {FileBytes: registered, MissingPackages: []}),
+    "agent-registered": ("deploys/agent.py", "app1", with_agent(AGENT_CFG)),
+    "agent-inactive": ("deploys/agent.py", "app1", with_agent(AGENT_CFG, active=False)),
+    "agent-direct": ("deploys/agent.py", "app1", with_agent(DIRECT_CFG)),
+    "agent-spooling": (
+        "deploys/agent.py",
+        "app1",
+        with_agent(DIRECT_CFG.replace(b"our_own_key=stays", b"enable_snmp=Yes")),
+    ),
+    "agent-rollback": (
+        "deploys/agent_rollback.py",
+        "app1",
+        with_agent(AGENT_CFG)
+        | {AgentBackups: ["/etc/pem-fleet/agent/backups/2026-11-21T15-04-05Z"]},
+    ),
 }
 
 

@@ -6,7 +6,7 @@ from typing import TypedDict
 from pyinfra.api import FactBase, QuoteString, StringCommand
 from typing_extensions import override
 
-from fleet.facts.postgres import literal, psql
+from fleet.facts.postgres import psql
 
 
 class Registered(TypedDict):
@@ -18,15 +18,21 @@ class Registered(TypedDict):
     heartbeat_age_seconds: float | None
 
 
-class PemAgents(TypedDict):
-    """All of PEM's agents, and from where the pooled role is logged in.
+class Backend(TypedDict):
+    """Who is logged in to the server, and from where."""
 
-    backends: client addresses of the agents' role on the server; those of poolers only, if nobody
-    goes around them.
+    user: str
+    address: str
+
+
+class PemAgents(TypedDict):
+    """All of PEM's agents, and who is logged in to its database.
+
+    backends: of the agents' pooled role those of poolers only, if nobody goes around them.
     """
 
     agents: list[Registered]
-    backends: list[str]
+    backends: list[Backend]
 
 
 class RegisteredAgents(FactBase[PemAgents | None]):
@@ -36,19 +42,20 @@ class RegisteredAgents(FactBase[PemAgents | None]):
     """
 
     @override
-    def requires_command(self, agent_user: str, port: int = 5432) -> str:
+    def requires_command(self, port: int = 5432) -> str:
         return "psql"
 
     @override
-    def command(self, agent_user: str, port: int = 5432) -> StringCommand:
+    def command(self, port: int = 5432) -> StringCommand:
         sql = (
             "SELECT json_build_object('agents', (SELECT coalesce(json_agg(json_build_object("
             "'id', a.id, 'name', a.description, 'active', a.active, 'heartbeat_age_seconds',"
             " extract(epoch FROM now() - h.last_heartbeat)) ORDER BY a.id), '[]')"
             " FROM pem.agent a LEFT JOIN pem.agent_heartbeat h ON h.agent_id = a.id),"
-            " 'backends', (SELECT coalesce(json_agg(DISTINCT host(client_addr)), '[]')"
-            f" FROM pg_stat_activity WHERE usename = {literal(agent_user)}"
-            " AND client_addr IS NOT NULL)) WHERE NOT pg_is_in_recovery()"
+            " 'backends', (SELECT coalesce(json_agg(DISTINCT jsonb_build_object("
+            "'user', usename, 'address', host(client_addr))), '[]') FROM pg_stat_activity"
+            " WHERE datname = 'pem' AND usename IS NOT NULL AND client_addr IS NOT NULL))"
+            " WHERE NOT pg_is_in_recovery()"
         )
         return StringCommand(*psql(port, "pem"), "-c", QuoteString(sql), "2>/dev/null || true")
 
@@ -76,3 +83,33 @@ class AgentVerification(FactBase[int | None]):
     @override
     def process(self, output: list[str]) -> int | None:
         return int(output[0]) if output and output[0].isdigit() else None
+
+
+class AgentBackups(FactBase[list[str]]):
+    """The backups that files/move-agent.sh made of an agent, whole ones only, oldest first."""
+
+    default = list
+
+    @override
+    def command(self, directory: str) -> StringCommand:
+        return StringCommand(
+            "find", QuoteString(f"{directory}/backups"), "-name paths 2>/dev/null; true"
+        )
+
+    @override
+    def process(self, output: list[str]) -> list[str]:
+        return sorted(line.removesuffix("/paths") for line in output if line)
+
+
+class LastLine(FactBase[str]):
+    """The last line of a file; '' when there is none."""
+
+    default = str
+
+    @override
+    def command(self, path: str) -> StringCommand:
+        return StringCommand("tail -n 1", QuoteString(path), "2>/dev/null; true")
+
+    @override
+    def process(self, output: list[str]) -> str:
+        return output[0].strip() if output else ""

@@ -9,24 +9,30 @@ from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
+from fleet.agent_config import AgentConfig
 from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.pem import AgentVerification
+from fleet.facts.postgres import psql
 from fleet.hosts import Fleet, PemServer
 from fleet.observe import heartbeat_of
 from fleet.operations.commands import fail, shell
-from fleet.operations.files import change
-from fleet.parts import bytes_of, ini_value, text_of, with_ini_values
+from fleet.operations.files import BACKUP, change
 from fleet.platforms import (
+    AGENT_DIRECTORY,
     PEM_AGENT_CONFIG,
     PEM_CONFIGURE,
     PEM_INSTALL_RECORD,
     PEM_WORKER,
     SERVER_CA_FILE,
     Postgres,
+    family_of,
+    postgres,
 )
 
-SECTION = "PEM/agent"
 HEARTBEAT_DEADLINE_SECONDS = 60
+# The id that the registration under way is to keep.
+PROMISED_ID = f"{AGENT_DIRECTORY}/agent_id"
+_TRUST = f"PGSSLROOTCERT={SERVER_CA_FILE}"
 
 
 @operation()
@@ -56,37 +62,56 @@ def configured(server: PemServer, place: Postgres) -> Generator[PyinfraCommand, 
     )
 
 
-@operation()
-def ours_to_register(server: PemServer) -> Generator[PyinfraCommand, None, None]:
-    """Stop before anything is touched on a host whose agent is registered in another way."""
-    text = text_of(host.get_fact(FileBytes, path=PEM_AGENT_CONFIG))
-    agent_id, user = ini_value(text, SECTION, "agent_id"), ini_value(text, SECTION, "agent_user")
-    if agent_id is None or user == server.agent_user:
-        host.noop("not registered yet" if agent_id is None else f"registered as {user}")
-        return
-    yield fail(
-        f"{PEM_AGENT_CONFIG}: agent {agent_id} is registered as {user or f'agent{agent_id}'},"
-        f" the inventory wants {server.agent_user}; nothing on this host was changed"
-        f"\nHINT: {PEM_WORKER} --unregister-agent, then run again"
-    )
+def agent_config() -> AgentConfig | None:
+    """The host's agent.cfg as it is now, or None."""
+    content = host.get_fact(FileBytes, path=PEM_AGENT_CONFIG, _sudo=True)
+    return None if content is None else AgentConfig(content)
 
 
 @operation()
 def registered(
     fleet: Fleet, poolers: tuple[str, ...], certificate: str, key: str
 ) -> Generator[PyinfraCommand, None, None]:
-    """Register this host's agent through the poolers, if it has no registration yet.
+    """Register this host's agent through the poolers, unless it is, and PEM has it active.
 
-    An agent of this name that PEM knows already (its host was set up anew, or a registration was
-    cut off) keeps its id. Call it with `_serial=True`: PEM refuses simultaneous registrations.
+    An agent that PEM knows already, by the id in agent.cfg or by its name, keeps its id: its host
+    was set up anew, or somebody made it inactive, or a registration was cut off.
+    Call it with `_serial=True`: PEM refuses simultaneous registrations.
     """
-    server = fleet.pem_server
-    text = text_of(host.get_fact(FileBytes, path=PEM_AGENT_CONFIG))
-    agent_id = ini_value(text, SECTION, "agent_id")
-    if agent_id is not None:
+    config, promised = agent_config(), _promised_id()
+    agent_id = config.agent_id if config else None
+    known = heartbeat_of(fleet, host.name, config)
+    if agent_id and promised in (None, agent_id) and (known.active or not known.answered):
         host.noop(f"registered as agent {agent_id}")
         return
-    port = str(fleet.pgbouncer.listen_port)
+    if not known.answered:
+        # Without knowing its old id, it would get a second one.
+        yield fail(
+            f"PEM's database on {fleet.pem_server.connect_name} does not answer"
+            "\nHINT: pyinfra INVENTORY deploys/pem_server.py"
+        )
+        return
+    wanted = promised or agent_id or known.agent_id
+    if known.agent_id and wanted == known.agent_id:
+        promised = wanted
+        yield shell(_promise(wanted))
+    # An id other than the promised one is what a run left that was cut off after this command.
+    if not (promised and agent_id and agent_id != promised):
+        name = known.display_name or host.name
+        yield _registration(fleet, poolers, certificate, key, name, wanted)
+    yield from _settle(fleet, config, promised)
+
+
+def _registration(
+    fleet: Fleet,
+    poolers: tuple[str, ...],
+    certificate: str,
+    key: str,
+    display_name: str,
+    wanted_id: int | None,
+) -> StringCommand:
+    """A registration by pemworker; the password comes by standard input."""
+    server, port = fleet.pem_server, str(fleet.pgbouncer.listen_port)
     arguments = [
         PEM_WORKER,
         "--register-agent",
@@ -95,21 +120,13 @@ def registered(
         "--pem-user", server.admin_user,
         "--pem-agent-user", server.agent_user,
         "--pem-ssl-mode", "verify-full",
-        "--display-name", host.name,
+        "--display-name", display_name,
         "-o", f"agent_ssl_crt={certificate}",
         "-o", f"agent_ssl_key={key}",
     ]  # fmt: skip
-    known = heartbeat_of(fleet, host.name)
-    if not known.answered:
-        # Without knowing its old id, it would get a second one.
-        yield fail(
-            f"PEM's database on {server.connect_name} does not answer"
-            "\nHINT: pyinfra INVENTORY deploys/pem_server.py"
-        )
-        return
-    if known.agent_id is not None:
-        arguments += ["--force-registration", "-o", f"agent_id={known.agent_id}"]
-    yield StringCommand(
+    if wanted_id is not None:
+        arguments += ["--force-registration", "-o", f"agent_id={wanted_id}"]
+    return StringCommand(
         "IFS= read -r PEM_SERVER_PASSWORD; export PEM_SERVER_PASSWORD",
         f"PGSSLMODE=verify-full PGSSLROOTCERT={SERVER_CA_FILE};",
         "exec",
@@ -118,49 +135,112 @@ def registered(
     )
 
 
+def _promised_id() -> int | None:
+    """The id that a registration was to keep, when it was cut off."""
+    text = (host.get_fact(FileBytes, path=PROMISED_ID, _sudo=True) or b"").decode().strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _promise(agent_id: int) -> str:
+    """Shell that notes the id to keep, for a run that is cut off, and keeps agent.cfg as it is."""
+    config = PEM_AGENT_CONFIG
+    return f"""\
+umask 077
+echo {agent_id} >{PROMISED_ID}
+[ ! -e {config} ] || cp -p --backup=numbered {config} {config}{BACKUP}
+"""
+
+
+def _settle(
+    fleet: Fleet, old: AgentConfig | None, promised: int | None
+) -> Generator[PyinfraCommand, None, None]:
+    """After a registration: the id that was promised, and what the former agent.cfg held."""
+    new = agent_config()
+    if new is not None and new.agent_id is not None:
+        if promised not in (None, new.agent_id):
+            # pemworker made a new row all the same, as old ones do.
+            yield FunctionCommand(_swap_rows, (fleet, new.agent_id, promised), {})
+        settled = new.merged_into(old, promised or new.agent_id)
+        if settled != new:
+            yield from change(PEM_AGENT_CONFIG, new.content, settled.content)
+    if promised:
+        yield shell(f"rm -f {PROMISED_ID}")
+
+
+def _swap_rows(state: State, host: Host, fleet: Fleet, new: int, old: int) -> bool:
+    """Make the agent's old row the active one, on whichever database host is the primary."""
+    server, said = fleet.pem_server, []
+    sql = f"UPDATE pem.agent SET active = (id = {old}) WHERE id IN ({old}, {new});"
+    for one in server.hosts:
+        database = state.inventory.get_host(one.name)
+        place = postgres(family_of(database), server.vendor, server.postgres_version)
+        done, output = database.run_shell_command(
+            StringCommand(*psql(server.port, "pem"), "-f -"),
+            _sudo=True,
+            _sudo_user=place.user,
+            _stdin=sql,
+        )
+        if done:
+            logger.info(f"{host.print_prefix}keeps id {old}; the new row {new} is inactive")
+            return True
+        said.append(f"{one.name}: {output.stderr.strip()}")
+    logger.error(f"{host.print_prefix}agent {new} cannot become {old} again: {'; '.join(said)}")
+    logger.error(f"{host.print_prefix}HINT: run again when PEM's database accepts writes")
+    return False
+
+
 @operation()
 def agent_settings(values: dict[str, str]) -> Generator[PyinfraCommand, None, None]:
     """Set keys of agent.cfg; its order, comments and other keys stay."""
-    text = host.get_fact(FileBytes, path=PEM_AGENT_CONFIG)
-    if text is None:
+    config = agent_config()
+    if config is None:
         yield fail(f"{PEM_AGENT_CONFIG} is not there: the agent is not registered")
         return
     try:
-        new = with_ini_values(text_of(text), SECTION, values)
+        changed = config.but(values)
     except ValueError as error:
         yield fail(f"{PEM_AGENT_CONFIG}: {error}\nHINT: move the file away and run again")
         return
-    yield from change(PEM_AGENT_CONFIG, text, bytes_of(new))
+    yield from change(PEM_AGENT_CONFIG, config.content, changed.content)
 
 
 @operation()
 def verified() -> Generator[PyinfraCommand, None, None]:
     """See by PEM's own check that the agent is registered, active, and reaches the database."""
-    environment = f"PGSSLROOTCERT={SERVER_CA_FILE}"
-    if host.get_fact(AgentVerification, pemworker=PEM_WORKER, environment=environment) == 0:
+    if host.get_fact(AgentVerification, pemworker=PEM_WORKER, environment=_TRUST) == 0:
         host.noop("registered, active and connected")
         return
-    yield shell(f"""\
+    yield shell(verification())
+
+
+def verification(options: str = "", refusal: str = "pemworker --verify-registration") -> str:
+    """Shell that has PEM check a registration, and fails with the reason when it is not good."""
+    return f"""\
 for try in 1 2 3 4 5; do
-    said=$({environment} {PEM_WORKER} --verify-registration 2>&1) && exit 0
-    code=$?
+    code=0
+    said=$({_TRUST} timeout 60 {PEM_WORKER} --verify-registration {options} 2>&1) || code=$?
+    [ $code -ne 0 ] || break
     sleep 1
 done
 case $code in
+    0) why= ;;
     1) why="agent.cfg has no valid id" ;;
     2) why="it cannot connect" ;;
     3) why="it is not active" ;;
     *) why="exit code $code" ;;
 esac
-echo "pemworker --verify-registration: $why: $said" >&2
-exit 1
-""")
+if [ -n "$why" ]; then
+    printf '%s\\n' {shlex.quote(refusal)}": $why: $said" >&2
+    exit 1
+fi
+"""
 
 
 @operation()
 def beats(fleet: Fleet) -> Generator[PyinfraCommand, None, None]:
     """Wait until PEM has a fresh heartbeat of this agent that came through a pooler."""
-    seen = heartbeat_of(fleet, host.name)
+    config = agent_config()
+    seen = heartbeat_of(fleet, host.name, config)
     if seen.fresh:
         host.noop(seen.sentence())
         return
@@ -168,7 +248,7 @@ def beats(fleet: Fleet) -> Generator[PyinfraCommand, None, None]:
     def wait(state: State, host: Host) -> bool:  # noqa: ARG001  pyinfra passes both
         deadline = time.monotonic() + HEARTBEAT_DEADLINE_SECONDS
         while True:
-            seen = heartbeat_of(fleet, host.name)
+            seen = heartbeat_of(fleet, host.name, config)
             if seen.fresh:
                 logger.info(f"{host.print_prefix}{seen.sentence()}")
                 return True

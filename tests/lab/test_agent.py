@@ -129,18 +129,3 @@ def test_a_run_killed_between_agent_cfg_and_the_restart_is_healed_by_the_next(
 def _rows_of(lab: Lab, agent: str, pooler: str) -> list[dict[str, str]]:
     address = lab.machines[agent].address
     return [row for row in lab.ask(pooler, "SHOW CLIENTS") if row["addr"] == address]
-
-
-def test_an_agent_that_is_registered_otherwise_is_left_alone(lab: Lab) -> None:
-    config = "/usr/edb/pem/agent/etc/agent.cfg"
-    before = lab.on("agent1").file(config).content_string
-    lab.run("agent1", f"sed -i '/^agent_user=/d' {config}")
-    direct = lab.on("agent1").file(config).content_string
-    try:
-        run = pyinfra("deploy", "deploys/agent.py", limit="agent1")
-        assert run.returncode != 0
-        assert "nothing on this host was changed" in run.stdout
-        assert lab.on("agent1").file(config).content_string == direct
-    finally:
-        lab.run("agent1", f"cat > {config} <<'EOF'\n{before}EOF")
-        assert pyinfra("deploy", "deploys/agent.py", limit="agent1").returncode == 0

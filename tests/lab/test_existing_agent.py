@@ -1,0 +1,322 @@
+"""An agent that PEM's own registration made: moved onto the poolers with its id, and moved back.
+
+The tests follow one another: agent3 is direct at first, and its new row in PEM is gone at the end.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fleet import ROOT
+from tests.lab.conftest import INVENTORY, PYINFRA, Lab, pyinfra, within
+
+pytestmark = pytest.mark.lab
+
+HOST = "agent3"
+CONFIG = "/usr/edb/pem/agent/etc/agent.cfg"
+WORKER = "/usr/edb/pem/agent/bin/pemworker"
+DROP_IN = "/etc/systemd/system/pemagent.service.d/pem-fleet.conf"
+HOME = "/etc/pem-fleet/agent"
+DISPLAY_NAME = "db-17.example.com"
+
+# As `pemworker --register-agent --pem-server pem1` does it, and as an operator's host looks.
+REGISTER_DIRECTLY = f"""\
+IFS= read -r PEM_SERVER_PASSWORD
+export PEM_SERVER_PASSWORD PGSSLMODE=require
+systemctl stop pemagent
+rm -rf {HOME} {DROP_IN} {CONFIG} /root/.pem
+systemctl daemon-reload
+{WORKER} --register-agent --pem-server pem1 --pem-port 5432 --pem-user pem_admin1 \
+    --display-name {DISPLAY_NAME}
+"""
+
+DECORATED = """\
+# kept by hand, see the wiki
+[BARMAN/1]
+pem_host=not-this-one
+
+[PEM/agent]
+log_level=warning
+our_own_key = stays
+agent_ssl_crt = /root/.pem/agent{id}.crt
+agent_ssl_key = /root/.pem/agent{id}.key
+;pem_host=10.0.0.1
+pem_port=5432
+agent_id = {id}
+pem_ssl_mode=require
+pem_host=pem1
+
+[WEBHOOK/chat]
+enable_smtp=true"""
+
+
+class Agent:
+    """The direct agent: its number in PEM, and what its host and PEM say of it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        password = lab.fleet.pem_server.admin_password.get_secret_value()
+        done = lab.feed(HOST, REGISTER_DIRECTLY, password)
+        assert done.returncode == 0, done.stderr
+        named = f"SELECT max(id) FROM pem.agent WHERE description = '{DISPLAY_NAME}'"
+        self.id = int(lab.sql(named))
+        self.text = DECORATED.format(id=self.id)
+        self.write(self.text)
+
+    def write(self, text: str) -> None:
+        """Another agent.cfg, which the agent runs on."""
+        self.lab.run(HOST, f"cat > {CONFIG} <<'EOF'\n{text}\nEOF\ntruncate -s -1 {CONFIG}")
+        self.lab.run(HOST, "systemctl restart pemagent")
+        within(30, "it beats directly", self.beats_directly)
+
+    def config(self) -> str:
+        return self.lab.on(HOST).file(CONFIG).content_string
+
+    def started(self) -> str:
+        return self.lab.run(
+            HOST, "systemctl show -p ActiveEnterTimestampMonotonic --value pemagent"
+        )
+
+    def heartbeat_age(self) -> float:
+        return float(
+            self.lab.sql(
+                "SELECT extract(epoch FROM now() - last_heartbeat) FROM pem.agent_heartbeat"
+                f" WHERE agent_id = {self.id}"
+            )
+            or "inf"
+        )
+
+    def backends(self) -> int:
+        """Connections to the server that it holds by itself, as the role of its own."""
+        return int(
+            self.lab.sql(f"SELECT count(*) FROM pg_stat_activity WHERE usename = 'agent{self.id}'")
+        )
+
+    def pooled(self) -> int:
+        """Its connections to poolers."""
+        address = self.lab.machines[HOST].address
+        return sum(
+            row["addr"] == address
+            for pooler in self.lab.fleet.pgbouncer.hosts
+            for row in self.lab.ask(pooler.name, "SHOW CLIENTS")
+        )
+
+    def beats_directly(self) -> bool:
+        return self.backends() > 0 and self.pooled() == 0 and self.heartbeat_age() < 5
+
+    def assert_untouched_trial_over(self) -> None:
+        """Nothing of a trial is left, but its backup."""
+        assert self.config() == self.text
+        host = self.lab.on(HOST)
+        assert host.file(CONFIG).mode == 0o644
+        for path in (DROP_IN, f"{HOME}/trial", f"{HOME}/candidate"):
+            assert not host.file(path).exists, path
+        timer = self.lab.on(HOST).run("systemctl is-active pem-fleet-agent-trial.timer")
+        assert timer.stdout.strip() == "inactive"
+
+
+@pytest.fixture(scope="module")
+def agent(lab: Lab) -> Iterator[Agent]:
+    old = lab.sql(f"SELECT max(id) FROM pem.agent WHERE description = '{HOST}' AND active")
+    try:
+        yield Agent(lab)
+    finally:
+        lab.run(HOST, f"systemctl stop pemagent; rm -rf {CONFIG} {HOME} {DROP_IN}")
+        new = lab.sql(f"SELECT max(id) FROM pem.agent WHERE description = '{DISPLAY_NAME}'")
+        lab.sql(f"DELETE FROM pem.agent WHERE description = '{DISPLAY_NAME}'")
+        lab.sql(f"DROP ROLE IF EXISTS agent{new}")
+    assert pyinfra("deploy", "deploys/agent.py", limit=HOST).returncode == 0
+    assert lab.sql(f"SELECT max(id) FROM pem.agent WHERE description = '{HOST}'") == old
+
+
+@contextmanager
+def heartbeats_refused(lab: Lab, agent: Agent) -> Iterator[None]:
+    """The pooled role logs in and reads, but its heartbeats for this agent are errors."""
+    lab.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+        f" IF NEW.agent_id = {agent.id} AND session_user = 'pem_agent_user1'"
+        " THEN RAISE EXCEPTION 'planted failure'; END IF; RETURN NEW; END$$;"
+        " CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON pem.agent_heartbeat"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    try:
+        yield
+    finally:
+        lab.sql("DROP FUNCTION refuse CASCADE")
+
+
+@contextmanager
+def poolers_out_of_reach(lab: Lab) -> Iterator[None]:
+    """The agent's host cannot connect to any pooler."""
+    poolers = " ".join(host.address for host in lab.fleet.pgbouncer.hosts)
+    lab.run(HOST, f"for one in {poolers}; do ip route add unreachable $one; done")
+    try:
+        yield
+    finally:
+        lab.run(HOST, f"for one in {poolers}; do ip route del unreachable $one; done")
+
+
+def test_an_agent_whose_poolers_cannot_be_reached_is_not_interrupted(
+    lab: Lab, agent: Agent
+) -> None:
+    started = agent.started()
+    with poolers_out_of_reach(lab):
+        run = pyinfra("deploy", "deploys/agent.py", limit=HOST)
+        assert run.returncode != 0
+        assert "the agent stays direct: it cannot connect: " in run.stdout
+    agent.assert_untouched_trial_over()
+    assert not lab.on(HOST).file(f"{HOME}/backups").exists
+    assert agent.started() == started
+    assert agent.heartbeat_age() < 16 + 5
+    assert agent.pooled() == 0
+
+
+def test_an_agent_whose_heartbeats_fail_through_the_poolers_beats_directly_within_60_s(
+    lab: Lab, agent: Agent
+) -> None:
+    with heartbeats_refused(lab, agent), _run() as run:
+        trial = within(60, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
+        assert trial
+        within(60, "it beats directly again", lambda: _is_back(agent))
+        said = run.communicate(timeout=60)[0]
+    assert run.returncode != 0
+    assert f"no heartbeat of agent {agent.id} came through a pooler within 35 s" in said
+    assert "planted failure" in said, "the agent's own reason"
+    assert "the former agent.cfg is back, it beats again" in said
+    agent.assert_untouched_trial_over()
+
+
+def test_a_host_goes_back_by_itself_when_the_operators_machine_is_lost(
+    lab: Lab, agent: Agent
+) -> None:
+    with heartbeats_refused(lab, agent), _run() as run:
+        within(60, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
+        run.kill()
+        within(60, "it beats directly again", lambda: _is_back(agent))
+    agent.assert_untouched_trial_over()
+
+
+def _run() -> subprocess.Popen[str]:
+    """A run of the deploy, which goes on while the test looks."""
+    return subprocess.Popen(
+        [PYINFRA, INVENTORY, "deploys/agent.py", "-y", "--limit", HOST],
+        cwd=ROOT,
+        env={**os.environ, "PYINFRA_PROGRESS": "off"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _is_back(agent: Agent) -> bool:
+    return agent.config() == agent.text and agent.beats_directly()
+
+
+def test_a_direct_agent_moves_and_keeps_its_id_and_everything_in_its_file(
+    lab: Lab, agent: Agent
+) -> None:
+    run = pyinfra("deploy", "deploys/agent.py", limit=HOST)
+    assert run.returncode == 0, run.stdout
+    within(30, "it beats through a pooler", lambda: agent.pooled() == 1)
+    assert (agent.backends(), agent.heartbeat_age() < 30) == (0, True)
+
+    papers = f"/root/.pem/agent{agent.id}"
+    changed = {
+        f"agent_ssl_crt = {papers}.crt": f"agent_ssl_crt = {HOME}/pem_agent_user1.crt",
+        f"agent_ssl_key = {papers}.key": f"agent_ssl_key = {HOME}/pem_agent_user1.key",
+        "pem_port=5432": "pem_port=6432,6432",
+        "pem_ssl_mode=require": "pem_ssl_mode=verify-full",
+        "pem_host=pem1": f"pem_host={_poolers_in(agent.config())}\nagent_user=pem_agent_user1"
+        "\nconnect_timeout=10\nheartbeat_connection=false",
+    }
+    lines = [changed.get(line, line) for line in agent.text.split("\n")]
+    assert agent.config() == "\n".join(lines)
+
+    names = lab.sql(f"SELECT description FROM pem.agent WHERE id = {agent.id}")
+    assert names == DISPLAY_NAME
+    again = pyinfra("unchanged", "deploys/agent.py", limit=HOST)
+    assert again.returncode == 0, again.stdout
+
+
+def _poolers_in(text: str) -> str:
+    """The poolers in the file, in the order that the agent's name decides."""
+    lists = ("bouncer1,bouncer2", "bouncer2,bouncer1")
+    return next(one for one in lists if f"\npem_host={one}\n" in text)
+
+
+def test_the_backup_of_a_moved_agent_is_for_root_alone(lab: Lab, agent: Agent) -> None:
+    newest = lab.run(HOST, f"ls -1d {HOME}/backups/*").splitlines()[-1]
+    listing = lab.run(HOST, f"stat -c '%a %U %n' {newest} {newest}/*").splitlines()
+    assert listing == [
+        f"700 root {newest}",
+        *(f"600 root {newest}/{name}" for name in ("agent.cfg", "certificate", "key", "paths")),
+    ]
+    assert lab.on(HOST).file(f"{newest}/agent.cfg").content_string == agent.text
+
+
+def test_a_moved_agent_returns_to_its_backup(lab: Lab, agent: Agent) -> None:
+    key = f"/root/.pem/agent{agent.id}.key"
+    papers = lab.run(HOST, f"sha256sum {key}; rm {key}").splitlines()[0]
+    run = pyinfra("deploy", "deploys/agent_rollback.py", limit=HOST)
+    assert run.returncode == 0, run.stdout
+    within(20, "it beats directly", agent.beats_directly)
+    agent.assert_untouched_trial_over()
+    assert lab.run(HOST, f"sha256sum {key}; stat -c %a {key}").splitlines() == [papers, "600"]
+    again = pyinfra("unchanged", "deploys/agent_rollback.py", limit=HOST)
+    assert again.returncode == 0, again.stdout
+
+
+def test_an_agent_that_was_never_moved_has_nothing_to_return_to(lab: Lab) -> None:
+    before = lab.run("agent1", f"cat {CONFIG}")
+    run = pyinfra("deploy", "deploys/agent_rollback.py", limit="agent1")
+    assert run.returncode != 0
+    assert "this agent was never moved" in run.stdout
+    assert lab.run("agent1", f"cat {CONFIG}") == before
+
+
+def test_an_agent_with_a_spooler_stays_direct_and_the_run_says_so(agent: Agent) -> None:
+    agent.write(agent.text.replace("our_own_key = stays", "enable_snmp = TRUE"))
+    started, text = agent.started(), agent.config()
+    run = pyinfra("unchanged", "deploys/agent.py", limit=HOST)
+    assert run.returncode == 0, run.stdout
+    assert "the agent stays direct: LISTEN of enable_snmp does not pass" in run.stdout
+    assert (agent.started(), agent.config()) == (started, text)
+    agent.write(agent.text)
+
+
+def test_an_inactive_agent_keeps_its_id_even_with_a_pemworker_that_gives_it_another(
+    lab: Lab, agent: Agent
+) -> None:
+    lab.sql(f"UPDATE pem.agent SET active = false WHERE id = {agent.id}")
+    lab.run(HOST, f"mv {WORKER} {WORKER}.real && cat > {WORKER} <<'EOF'\n{OLD_PEMWORKER}EOF")
+    lab.run(HOST, f"chmod 755 {WORKER}")
+    try:
+        run = pyinfra("deploy", "deploys/agent.py", limit=HOST)
+    finally:
+        lab.run(HOST, f"mv {WORKER}.real {WORKER}")
+    assert run.returncode == 0, run.stdout
+    assert f"\nagent_id = {agent.id}\n" in agent.config()
+    assert "our_own_key = stays" in agent.config()
+    rows = lab.sql(f"SELECT id, active FROM pem.agent WHERE id >= {agent.id} ORDER BY id")
+    assert rows.splitlines() == [f"{agent.id}|t", f"{agent.id + 1}|f"]
+    assert (agent.pooled(), agent.heartbeat_age() < 30) == (1, True)
+    assert lab.on(HOST).file(f"{CONFIG}.before-pem-fleet").content_string == agent.text
+    again = pyinfra("unchanged", "deploys/agent.py", limit=HOST)
+    assert again.returncode == 0, again.stdout
+
+
+OLD_PEMWORKER = f"""\
+#!/bin/bash
+# Does not know the key: it leaves `-o agent_id=…` out.
+kept=()
+while [ $# -gt 0 ]; do
+    if [ "$1" = -o ] && [[ $2 == agent_id=* ]]; then shift 2; continue; fi
+    kept+=("$1")
+    shift
+done
+exec {WORKER}.real "${{kept[@]}}"
+"""
