@@ -39,6 +39,10 @@ deploy: setup  ## Deploy: INVENTORY=… [DEPLOY=deploys/….py] [LIMIT=host]; al
 	@$(need_inventory)
 	@$(RUN) deploy $(INVENTORY) $(DEPLOY) $(if $(LIMIT),--limit $(LIMIT))
 
+restart-poolers: setup  ## Restart the poolers one after the other, without an error: INVENTORY=… [LIMIT=host]
+	@$(need_inventory)
+	@$(RUN) restart $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
+
 status: setup  ## All of the fleet at one look, and what is not well (exit code 1): INVENTORY=… [OPTIONS=--json]
 	@$(need_inventory)
 	@$(BIN)/python -m fleet.status $(INVENTORY) $(OPTIONS)
@@ -74,4 +78,4 @@ need_inventory = [ -n "$(INVENTORY)" ] || { echo "INVENTORY is not given"; echo 
 
 # The order of the goals on the command line counts: make lab-up test.
 .NOTPARALLEL:
-.PHONY: help lab-up lab-down test check plan deploy status agent-rollback bench-deploy setup setup-lab
+.PHONY: help lab-up lab-down test check plan deploy restart-poolers status agent-rollback bench-deploy setup setup-lab

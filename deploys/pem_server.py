@@ -20,6 +20,7 @@ from fleet.access import (
     ident_lines,
     obsolete_hba_lines,
     role_wishes,
+    stats_wishes,
 )
 from fleet.hosts import Fleet, Host, PemServer
 from fleet.leaves import server_leaf
@@ -71,6 +72,7 @@ def install(settings: PemServer, family: Family, place: Postgres) -> None:
 def prepare(fleet: Fleet, machine: Host, family: Family, place: Postgres) -> None:
     """Roles, certificates and rules by which the poolers come in."""
     settings, authority, port = fleet.pem_server, fleet.certificate_authority, fleet.pem_server.port
+    pooler = fleet.pgbouncer
 
     installed(name="Install openssl", names=("openssl",), family=family)
     # First of all: a standby that was copied from another host starts with these files only.
@@ -98,7 +100,7 @@ of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
 
     postgres.wishes(
         name="Roles and grants of the pool",
-        wishes=role_wishes(settings),
+        wishes=(*role_wishes(settings), *stats_wishes(pooler)),
         database="pem",
         port=port,
         _sudo_user=place.user,
@@ -110,6 +112,14 @@ of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
         port=port,
         _sudo_user=place.user,
     )
+    if pooler.stats_user and pooler.stats_password:
+        postgres.password(
+            name=f"Password of {pooler.stats_user}",
+            role=pooler.stats_user,
+            password=pooler.stats_password,
+            port=port,
+            _sudo_user=place.user,
+        )
     postgres.wishes(
         name="Function that PgBouncer asks",
         wishes=function_wishes(),

@@ -14,9 +14,15 @@ from fleet import is_entrypoint
 from fleet.access import USER_FUNCTION
 from fleet.capacity import demand
 from fleet.hosts import Fleet, Host
-from fleet.operations.files import File, directory, put
+from fleet.operations.files import directory, put
 from fleet.operations.packages import installed
-from fleet.operations.pgbouncer import installed_place, proof, runs_as_written, unit_reads
+from fleet.operations.pgbouncer import (
+    installed_place,
+    proof,
+    retired,
+    runs_as_written,
+    unit_reads,
+)
 from fleet.operations.services import units_read
 from fleet.operations.takeover import passwords_put_aside, surveyed, taken_over
 from fleet.platforms import (
@@ -27,28 +33,29 @@ from fleet.platforms import (
     family_of,
 )
 from fleet.platforms import pgbouncer as pgbouncer_row
-from fleet.pooler import configuration, drop_in, login, runtime_settings, spare_ini
+from fleet.pooler import configuration, login, runtime_settings, spare_ini
+from fleet.processes import drop_in_directory, processes, template_paths, unit_files
 from fleet.sizing import sizing
 
 
 @deploy("PgBouncer")
 def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> None:
     """One pooler, from its package to a configuration that runs."""
-    settings = fleet.pgbouncer
+    settings, running = fleet.pgbouncer, processes(fleet, place)
     limits = sizing(settings, fleet.agent, fleet.access)
     pools = demand(fleet)
 
-    ini = f"{place.directory}/{place.ini}"
     files = configuration(fleet, machine, place)
     surveyed(
         name="See what is on the host",
         fleet=fleet,
         place=place,
-        ini=next(str(file.content) for file in files if file.path == ini),
+        ini=next(str(file.content) for file in files if file.path == running[0].ini),
     )
     installed(
-        name="Install PgBouncer and psql",
-        names=(place.package, place.psql_package),
+        name="Install PgBouncer, psql and logrotate",
+        # The packages' rules for logrotate cover PgBouncer's logs, but do not bring it along.
+        names=(place.package, place.psql_package, "logrotate"),
         family=family,
     )
     unit_reads(name="See which file its unit reads", place=place, port=settings.listen_port)
@@ -79,25 +86,38 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         ),
     )
 
-    unit_directory = f"/etc/systemd/system/{place.unit}.service.d"
-    directory(name="Directory for the unit's limits", path=unit_directory, mode="755")
-    put(
-        name="Limit of open files",
-        files=(File(f"{unit_directory}/pem-fleet.conf", drop_in(limits)),),
+    units = [process.unit for process in running]
+    directory(
+        name="Directory for the unit's limits", path=drop_in_directory(fleet, place), mode="755"
     )
-    units_read(name="Have systemd read the unit", unit=place.unit)
+    put(name="Limit of open files, and how to stop", files=unit_files(fleet, place))
+    for unit in host.loop(units):
+        units_read(name=f"Have systemd read {unit}", unit=unit)
+    retired(
+        name="Stop processes that are not wanted",
+        unit=place.unit,
+        keep=running,
+        port=settings.listen_port,
+        ini=f"{place.directory}/{place.ini}",
+        template=template_paths(place),
+    )
     taken_over(
         name="Take the port from another PgBouncer",
         place=place,
         port=settings.listen_port,
-        units=(place.unit,),
+        units=tuple(units),
     )
-    systemd.service(name="Start now and at boot", service=place.unit, running=True, enabled=True)
+    for unit in host.loop(units):
+        systemd.service(
+            name=f"Start {unit} now and at boot",
+            service=f"{unit}.service",
+            running=True,
+            enabled=True,
+        )
     runs_as_written(
         name="Reload if it runs on something else",
-        unit=place.unit,
+        processes=running,
         user=place.user,
-        directory=place.run_directory,
         port=settings.listen_port,
         settings=runtime_settings(fleet, machine, place),
         open_files=limits.open_files,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from fleet import ROOT
 from fleet.databases import Access, Database, User
 from fleet.facts.postgres import literal
-from fleet.hosts import Fleet, PemServer, sources
+from fleet.hosts import Fleet, PemServer, PgBouncer, sources
 from fleet.leaves import POOL_USER
 from fleet.operations.postgres import Wish
 
@@ -50,6 +50,21 @@ def role_wishes(server: PemServer) -> tuple[Wish, ...]:
             f" WHERE rolname = '{AUTH_USER}'",
             f"GRANT CONNECT ON DATABASE pem TO {AUTH_USER}",
         ),
+    )
+
+
+def stats_wishes(pooler: PgBouncer) -> tuple[Wish, ...]:
+    """The role that may look at the poolers' consoles, where the inventory names one.
+
+    Poolers ask the database for its password as for any other's. The database itself lets nobody
+    in by a role whose connection limit is 0.
+    """
+    if pooler.stats_user is None:
+        return ()
+    holds = "rolcanlogin AND NOT rolsuper AND rolconnlimit = 0"
+    return (
+        _role(pooler.stats_user, "LOGIN CONNECTION LIMIT 0", holds),
+        _member(pooler.stats_user, POOL_USER),
     )
 
 
@@ -157,7 +172,7 @@ def _role(name: str, attributes: str, holds: str) -> Wish:
         f"""DO $$ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(name)} AND rolsuper) THEN
         RAISE EXCEPTION 'role {name} is a superuser, and poolers let no superuser in'
-            USING HINT = 'name another role in PemServer(...), or ALTER ROLE {name} NOSUPERUSER';
+            USING HINT = 'name another role in the inventory, or ALTER ROLE {name} NOSUPERUSER';
     END IF;
     CREATE ROLE {name} {attributes};
 EXCEPTION WHEN duplicate_object THEN

@@ -34,11 +34,14 @@ def demand(fleet: "Fleet") -> Demand:
     pooler = fleet.pgbouncer
     limits = sizing(pooler, fleet.agent, fleet.access)
     others = fleet.access.pooled_databases if fleet.access is not None else ()
-    each = POOLS * limits.pool_size + sum(database.pool_size for database in others)
-    processes = len(pooler.hosts)
+    shares = {database.name: limits.share(database.pool_size) for database in others}
+    each = POOLS * limits.pool_size + sum(shares.values())
+    processes = len(pooler.hosts) * pooler.processes
     pools = [f"{POOLS} pools of {limits.pool_size}"]
-    pools += [f"{database.pool_size} for {database.name}" for database in others]
+    pools += [f"{share} for {name}" for name, share in shares.items()]
+    several = f" x {pooler.processes} processes" if pooler.processes > 1 else ""
     return Demand(
         processes * each,
-        f"{processes} poolers x ({' + '.join(pools)}) = {processes * each} server connections",
+        f"{len(pooler.hosts)} poolers{several} x ({' + '.join(pools)})"
+        f" = {processes * each} server connections",
     )

@@ -117,7 +117,20 @@ def _pooled_agents_are_not_the_server(fleet: "Fleet") -> Iterator[str]:
         )
 
 
+def _stats_user_is_its_own(fleet: "Fleet") -> Iterator[str]:
+    server, name = fleet.pem_server, fleet.pgbouncer.stats_user
+    taken = {"pgbouncer", "pem_agent_pool", "pem_admin", "pem_agent", "pem_user", "postgres"}
+    taken |= {"enterprisedb", server.admin_user, server.agent_user}
+    taken |= {user.name for user in fleet.access.users} if fleet.access is not None else set()
+    if name in taken:
+        yield (
+            f"stats_user ({name}) is a role with another part to play"
+            '\nHINT: stats_user="pem_stats", a role for this alone'
+        )
+
+
 CHECKS = (
+    _stats_user_is_its_own,
     _roles_belong_together,
     _every_agent_may_connect,
     _the_database_bears_all_pools,

@@ -232,8 +232,9 @@ OWNED_SETTINGS = frozenset(
         *("admin_users", "auth_dbname", "auth_file", "auth_hba_file", "auth_query", "auth_type"),
         *("auth_user", "client_tls_ca_file", "client_tls_cert_file", "client_tls_key_file"),
         *("client_tls_sslmode", "ignore_startup_parameters", "listen_addr", "listen_port"),
-        *("logfile", "max_client_conn", "pidfile", "pool_mode", "server_idle_timeout"),
-        *("server_login_retry",),
+        *("log_connections", "log_disconnections", "log_pooler_errors", "logfile"),
+        *("max_client_conn", "peer_id", "pidfile", "pool_mode", "server_idle_timeout"),
+        *("server_login_retry", "so_reuseport", "stats_users"),
         *("server_tls_ca_file", "server_tls_cert_file", "server_tls_key_file"),
         *("server_tls_sslmode", "unix_socket_dir", "user"),
     )
@@ -254,8 +255,26 @@ class PgBouncer(Role):
     agent_networks: Networks = Field(
         (), description="from where agents come; the agents' own addresses when not given"
     )
-    pool_size: Count | None = Field(None, description="computed from the agents when not given")
-    max_client_conn: Count | None = Field(None, description="computed likewise")
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="PgBouncer processes on each host; each uses one CPU core at most"
+    )
+    drain_seconds: Count = Field(
+        10, description="when a process is stopped, how long its clients may leave by themselves"
+    )
+    pool_size: Count | None = Field(
+        None, description="of all processes together; computed from the agents when not given"
+    )
+    max_client_conn: Count | None = Field(None, description="of each process; computed likewise")
+    stats_user: RoleName | None = Field(
+        None, description="a role that may look at the console's figures, and do nothing else"
+    )
+    stats_password: Secret | None = Field(None, description='secret("PEM_STATS_PASSWORD")')
+    stats_networks: tuple[Network, ...] = Field(
+        (), description="from where stats_user comes; admin_networks when not given"
+    )
+    log_connections: bool | None = Field(
+        None, description="log each login and logout; computed from the number of agents"
+    )
     extra: dict[SettingName, OneLine] = Field(
         default={}, description="further settings of pgbouncer.ini's [pgbouncer] section"
     )
@@ -285,6 +304,23 @@ class PgBouncer(Role):
             raise ValueError(
                 f"pool_size ({self.pool_size}) is above max_client_conn ({self.max_client_conn})"
                 "\nHINT: leave both out, they are computed from the number of agents"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stats_user_is_whole(self) -> Self:
+        if (self.stats_user is None) != (self.stats_password is None):
+            given, missing = "stats_user", "stats_password"
+            if self.stats_user is None:
+                given, missing = missing, given
+            raise ValueError(
+                f"{given} is given, and {missing} is not"
+                '\nHINT: stats_user="pem_stats", stats_password=secret("PEM_STATS_PASSWORD")'
+            )
+        if self.stats_networks and self.stats_user is None:
+            raise ValueError(
+                "stats_networks is given, and no stats_user who would come from there"
+                "\nHINT: add stats_user and stats_password, or leave stats_networks out"
             )
         return self
 

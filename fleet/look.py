@@ -26,6 +26,8 @@ from fleet.hosts import Fleet, Group, Host, sources
 from fleet.lifetimes import Held, files_on, lifetimes
 from fleet.observe import ask, family_on, observe
 from fleet.platforms import PEM_AGENT_UNIT, Family, pgbouncer, postgres
+from fleet.pooler import consoles
+from fleet.processes import processes
 from fleet.run import GROUPS
 
 CONNECT_SECONDS = 5
@@ -162,7 +164,8 @@ def _units(fleet: Fleet, machine: Host, family: Family) -> list[str]:
     if machine in server.hosts:
         units.append(postgres(family, server.vendor, server.postgres_version).unit)
     if machine in fleet.pgbouncer.hosts:
-        units.append(pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version).unit)
+        place = pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version)
+        units += [process.unit for process in processes(fleet, place)]
     if machine in fleet.agent.hosts:
         units.append(PEM_AGENT_UNIT)
     return units
@@ -170,7 +173,7 @@ def _units(fleet: Fleet, machine: Host, family: Family) -> list[str]:
 
 def _poolers(fleet: Fleet, machine: Host, family: Family) -> tuple[Pooler, ...]:
     place, found = pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version), []
-    for directory in (place.run_directory,):
+    for directory in consoles(fleet, place):
         said = ask(
             machine.name,
             PgBouncerPooling,

@@ -19,8 +19,9 @@ from fleet.facts.files import FileBytes
 from fleet.facts.pem import PemAgents, RegisteredAgents
 from fleet.facts.pgbouncer import Client, PgBouncerClients
 from fleet.heartbeats import Heartbeat, heartbeat, heartbeats
-from fleet.hosts import Fleet, PemServer, PgBouncer
+from fleet.hosts import Fleet, PemServer
 from fleet.platforms import PEM_AGENT_CONFIG, Family, family_of, pgbouncer, postgres
+from fleet.pooler import consoles
 
 Answer = TypeVar("Answer")
 
@@ -68,7 +69,7 @@ def _seen(fleet: Fleet) -> tuple[PemAgents | None, dict[str, list[Client]]]:
         answers = (_registered(fleet.pem_server, host.name) for host in fleet.pem_server.hosts)
         found = next((answer for answer in answers if answer is not None), None)
         clients = {
-            host.name: _clients(fleet.pgbouncer, host.name, family)
+            host.name: _clients(fleet, host.name, family)
             for host in fleet.pgbouncer.hosts
             if (family := family_on(host.name))
         }
@@ -76,11 +77,15 @@ def _seen(fleet: Fleet) -> tuple[PemAgents | None, dict[str, list[Client]]]:
         return found, clients
 
 
-def _clients(pooler: PgBouncer, name: str, family: Family) -> list[Client]:
-    """The clients of one pooler; none when its console does not answer."""
-    place = pgbouncer(family, pooler.vendor, pooler.version)
-    directory, port = place.run_directory, pooler.listen_port
-    return ask(name, PgBouncerClients, place.user, directory=directory, port=port) or []
+def _clients(fleet: Fleet, name: str, family: Family) -> list[Client]:
+    """The clients of all processes of one pooler; none of those whose console does not answer."""
+    pooler = fleet.pgbouncer
+    place, port = pgbouncer(family, pooler.vendor, pooler.version), pooler.listen_port
+    return [
+        client
+        for directory in consoles(fleet, place)
+        for client in ask(name, PgBouncerClients, place.user, directory=directory, port=port) or ()
+    ]
 
 
 def _connected(name: str) -> bool:

@@ -11,16 +11,20 @@ from fleet.leaves import pool_leaf, server_leaf
 from fleet.operations.files import CANDIDATE, File
 from fleet.pki import KINDS, authority_file, certificate_file, key_file
 from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE, Pooler
+from fleet.processes import Process, processes
 from fleet.render import render
-from fleet.sizing import Sizing, sizing
+from fleet.sizing import sizing
 
-# systemd's own default for the hard limit.
-HARD_OPEN_FILES = 524288
+# Of IPv4 and IPv6.
+EVERY_ADDRESS = "*"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an instance of PgBouncer reads and writes. suffix: of every file it reads."""
+    """Where an instance of PgBouncer reads and writes. suffix: of every file it reads.
+
+    peers: all processes of the host, where there are several; peer_id: which of them it is.
+    """
 
     directory: str
     suffix: str
@@ -29,24 +33,29 @@ class Place:
     socket_directory: str
     listen_addr: str
     listen_port: int
+    peers: tuple[Process, ...]
+    peer_id: int
     client_ca_file: str = CLIENT_CA_FILE
     server_ca_file: str = SERVER_CA_FILE
 
 
 def configuration(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
     """Every file of the pooler on this host, owned by its service user."""
-    rules, ini = f"{place.directory}/hba.conf", f"{place.directory}/{place.ini}"
+    rules, auth_query = f"{place.directory}/hba.conf", _auth_query(fleet, machine, place)
+    inis = {
+        process.ini: _ini(fleet, _service(fleet, place, process), auth_query)
+        for process in processes(fleet, place)
+    }
     return (
         *_certificates(fleet, machine, place),
         File(rules, _hba(fleet, place), place.user, place.user, "600"),
-        File(
-            ini,
-            _ini(fleet, _service(fleet, place), _auth_query(fleet, machine, place)),
-            place.user,
-            place.user,
-            "640",
-        ),
+        *(File(path, text, place.user, place.user, "640") for path, text in inis.items()),
     )
+
+
+def consoles(fleet: Fleet, place: Pooler) -> tuple[str, ...]:
+    """The directory of each process' Unix socket, by which its admin console is asked."""
+    return tuple(process.socket_directory for process in processes(fleet, place))
 
 
 def spare_ini(fleet: Fleet, machine: Host, place: Pooler) -> str:
@@ -55,7 +64,7 @@ def spare_ini(fleet: Fleet, machine: Host, place: Pooler) -> str:
     It listens on a socket in @SPARE@ alone, so it is in nobody's way.
     """
     spare = replace(
-        _service(fleet, place),
+        _first(fleet, place),
         suffix=CANDIDATE,
         log_file="@SPARE@/log",
         pid_file="@SPARE@/pid",
@@ -78,26 +87,16 @@ def login(fleet: Fleet, place: Pooler) -> str:
 
 
 def runtime_settings(fleet: Fleet, machine: Host, place: Pooler) -> dict[str, str]:
-    """What SHOW CONFIG shows when the written configuration runs.
+    """What SHOW CONFIG shows, in every process, when the written configuration runs.
 
-    auth_query carries the fingerprint of all files; the address and port are what a reload
-    cannot change.
+    auth_query carries the fingerprint of all files; the others are what a reload cannot change.
     """
     return {
         "auth_query": _auth_query(fleet, machine, place),
-        "listen_addr": _service(fleet, place).listen_addr,
+        "listen_addr": EVERY_ADDRESS,
         "listen_port": str(fleet.pgbouncer.listen_port),
-        "unix_socket_dir": place.run_directory,
+        "so_reuseport": str(int(fleet.pgbouncer.processes > 1)),
     }
-
-
-def drop_in(limits: Sizing) -> str:
-    """The unit's limit of open files. The hard one stays wide: a reload can raise the soft one."""
-    return (
-        "# Written by pem-fleet; edits here are lost.\n"
-        "# For all clients, server connections, and PgBouncer's own files, rounded up.\n"
-        f"[Service]\nLimitNOFILE={limits.open_files}:{max(HARD_OPEN_FILES, limits.open_files)}\n"
-    )
 
 
 def preferred(pooler: PgBouncer, agent: Host) -> tuple[str, ...]:
@@ -110,16 +109,23 @@ def preferred(pooler: PgBouncer, agent: Host) -> tuple[str, ...]:
     return names[start:] + names[:start]
 
 
-def _service(fleet: Fleet, place: Pooler) -> Place:
+def _service(fleet: Fleet, place: Pooler, process: Process) -> Place:
     return Place(
         directory=place.directory,
         suffix="",
-        log_file=place.log_file,
-        pid_file=place.pid_file,
-        socket_directory=place.run_directory,
-        listen_addr="*",
+        log_file=process.log_file,
+        pid_file=process.pid_file,
+        socket_directory=process.socket_directory,
+        listen_addr=EVERY_ADDRESS,
         listen_port=fleet.pgbouncer.listen_port,
+        peers=processes(fleet, place) if process.peer_id else (),
+        peer_id=process.peer_id,
     )
+
+
+def _first(fleet: Fleet, place: Pooler) -> Place:
+    """The first process, where one stands for all."""
+    return _service(fleet, place, processes(fleet, place)[0])
 
 
 def _certificates(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
@@ -140,13 +146,17 @@ def _certificates(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...
 def _hba(fleet: Fleet, place: Pooler) -> str:
     pooler = fleet.pgbouncer
     networks = pooler.agent_networks or sources(fleet.agent.hosts, pooler.hosts)
+    stats_networks = pooler.stats_networks or pooler.admin_networks if pooler.stats_user else ()
+    console, *_ = consoles(fleet, place)
     return render(
         "hba.conf.j2",
         server=fleet.pem_server,
         admin_networks=pooler.admin_networks,
         agent_networks=networks,
+        stats_user=pooler.stats_user,
+        stats_networks=stats_networks,
         other_rules=tuple(_other_rules(fleet.access)) if fleet.access is not None else (),
-        console=f"psql -h {place.run_directory} -p {pooler.listen_port} -U pgbouncer pgbouncer",
+        console=f"psql -h {console} -p {pooler.listen_port} -U pgbouncer pgbouncer",
     )
 
 
@@ -159,6 +169,7 @@ def _ini(fleet: Fleet, where: Place, auth_query: str) -> str:
         users=fleet.access.pooled_users if fleet.access is not None else (),
         place=where,
         auth_query=auth_query,
+        stats_user=fleet.pgbouncer.stats_user,
         extra=fleet.pgbouncer.extra,
     )
 
@@ -186,7 +197,7 @@ def _fingerprint(fleet: Fleet, machine: Host, place: Pooler) -> str:
     """A short hash over everything that PgBouncer reads: settings, rules, certificates and CAs."""
     authority = fleet.certificate_authority
     # Without the query, which is to carry the fingerprint.
-    texts = (_ini(fleet, _service(fleet, place), auth_query=""), _hba(fleet, place))
+    texts = (_ini(fleet, _first(fleet, place), auth_query=""), _hba(fleet, place))
     parts = [text.encode() for text in texts]
     paths = [file.content for file in _certificates(fleet, machine, place)]
     paths += [authority_file(authority, kind) for kind in KINDS]

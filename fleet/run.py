@@ -3,6 +3,7 @@
     python -m fleet.run deploy INVENTORY DEPLOY...   one pyinfra run per file, in this order
     python -m fleet.run plan INVENTORY DEPLOY...     the same with --dry
     python -m fleet.run unchanged INVENTORY DEPLOY...  a deploy that fails when it changes anything
+    python -m fleet.run restart INVENTORY            restart the poolers, one after the other
 
 pyinfra itself ends with success when the inventory is missing or no host matches. Here both fail,
 and so does a failed host. One run per file, because within one run the steps of different roles
@@ -25,6 +26,7 @@ from fleet.hosts import Fleet
 from fleet.inventory import fleet_of
 
 DEPLOYS = ("ca", "pem_server", "access", "pgbouncer", "agent")
+RESTART = "deploys/pgbouncer_restart.py"
 GROUPS: tuple[Literal["pem_server", "pgbouncer", "agent"], ...] = (
     "pem_server",
     "pgbouncer",
@@ -41,13 +43,17 @@ class RunError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns 0 when every file ran on its hosts without a failure."""
     options = _parser().parse_args(arguments)
+    if options.verb == "restart":
+        options.deploys = [RESTART]
     deploys = options.deploys or [f"deploys/{name}.py" for name in DEPLOYS]
     try:
         fleet = fleet_of(options.inventory)
         for deploy in deploys:
             _readable(deploy)
         for deploy, hosts in _where(fleet, options, deploys).items():
-            _run(options.verb, options.inventory, deploy, hosts)
+            # A restart is a run for each host: pyinfra would go to all of them at once.
+            for some in [[name] for name in hosts] if deploy == RESTART else [hosts]:
+                _run(options.verb, options.inventory, deploy, some)
     except (RunError, InventoryError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -100,6 +106,7 @@ def _where(fleet: Fleet, options: argparse.Namespace, deploys: list[str]) -> dic
         group: [host.name for host in getattr(fleet, group).hosts] for group in GROUPS
     }
     members["access"] = members["pem_server"] if fleet.access is not None else []
+    members[Path(RESTART).stem] = members["pgbouncer"]
     everywhere = [host.name for host in fleet.machines()]
     wanted = members.get(options.limit, [options.limit]) if options.limit else everywhere
     group = {deploy: GROUP_OF.get(Path(deploy).stem, Path(deploy).stem) for deploy in deploys}
@@ -149,7 +156,7 @@ def _readable(deploy: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fleet.run", description=__doc__.splitlines()[0])
-    parser.add_argument("verb", choices=("plan", "deploy", "unchanged"))
+    parser.add_argument("verb", choices=("plan", "deploy", "unchanged", "restart"))
     parser.add_argument("inventory", help="inventories/….py")
     parser.add_argument("deploys", nargs="*", help="deploys/….py; all of them when not given")
     parser.add_argument("--limit", help="a host or a group of the inventory")

@@ -26,6 +26,7 @@ from fleet.pki import certificate_file, key_file
 ADMIN_PASSWORD = "planted-admin-password"
 SUPERUSER_PASSWORD = "planted-superuser-password"
 USER_PASSWORD = "planted-user-password"
+STATS_PASSWORD = "planted-stats-password"
 
 PEM_HBA = b"""\
 # Added by PEM's configuration
@@ -78,6 +79,39 @@ def with_server(fleet, **changes):
     server = fleet.pem_server.but(**changes)
     bouncer = fleet.pgbouncer.but(server=server)
     changed = fleet.but(pem_server=server, pgbouncer=bouncer, agent=fleet.agent.but(via=bouncer))
+    write_leaves(changed)
+    return changed
+
+
+def with_pooler(fleet, **changes):
+    """The same fleet with some settings of its poolers changed."""
+    bouncer = fleet.pgbouncer.but(**changes)
+    changed = fleet.but(pgbouncer=bouncer, agent=fleet.agent.but(via=bouncer))
+    write_leaves(changed)
+    return changed
+
+
+def with_several_processes(fleet):
+    """The same fleet with three processes on each pooler, and somebody who watches them."""
+    return with_pooler(
+        fleet, processes=3, stats_user="pem_stats", stats_password=SecretStr(STATS_PASSWORD)
+    )
+
+
+def with_ipv6(fleet):
+    """The same fleet with IPv6 addresses everywhere."""
+
+    def moved(hosts):
+        return tuple(
+            host.but(address=f"2001:db8::{host.address.rpartition('.')[2]}") for host in hosts
+        )
+
+    server = fleet.pem_server.but(hosts=moved(fleet.pem_server.hosts))
+    bouncer = fleet.pgbouncer.but(
+        hosts=moved(fleet.pgbouncer.hosts), server=server, admin_networks=("2001:db8::/124",)
+    )
+    agent = fleet.agent.but(hosts=moved(fleet.agent.hosts), via=bouncer)
+    changed = fleet.but(pem_server=server, pgbouncer=bouncer, agent=agent)
     write_leaves(changed)
     return changed
 

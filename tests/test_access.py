@@ -73,7 +73,7 @@ def test_a_role_that_is_a_superuser_is_refused_and_not_made_an_ordinary_one(flee
     (wish,) = [one for one in role_wishes(fleet.pem_server) if one.what == f"role {role}"]
     check = f"IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}' AND rolsuper) THEN"
     refusal = f"RAISE EXCEPTION 'role {role} is a superuser, and poolers let no superuser in'"
-    hint = f"USING HINT = 'name another role in PemServer(...), or ALTER ROLE {role} NOSUPERUSER';"
+    hint = f"USING HINT = 'name another role in the inventory, or ALTER ROLE {role} NOSUPERUSER';"
     places = [wish.sql.index(part) for part in (check, refusal, hint, "CREATE ROLE", "ALTER ROLE ")]
     assert places[:4] == sorted(places[:4])
     assert "NOSUPERUSER" not in wish.sql.replace(hint, "")

@@ -71,7 +71,8 @@ WRONG = [
         BOUNCERS, f"{BOUNCERS}, wholly_else=1", "bouncer =",
         "PgBouncer(wholly_else): no such setting",
         "known: hosts, server, listen_port, vendor, version, admin_networks, agent_networks,"
-        " pool_size, max_client_conn, extra",
+        " processes, drain_seconds, pool_size, max_client_conn, stats_user, stats_password,"
+        " stats_networks, log_connections, extra",
         id="an unknown setting without one",
     ),
     pytest.param(
@@ -83,7 +84,7 @@ WRONG = [
     pytest.param(
         BOUNCERS, f'{BOUNCERS}, pool_size="40"', "bouncer =",
         "PgBouncer(pool_size): input should be a valid integer",
-        "pool_size: computed from the agents when not given",
+        "pool_size: of all processes together; computed from the agents when not given",
         id="a text where a number belongs",
     ),
     pytest.param(
@@ -181,6 +182,32 @@ WRONG = [
         "PemServer: admin_user (dba) is a role with another part to play",
         "leave admin_user out, or give a role that is for this alone",
         id="the installation's superuser for administrators",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, stats_user="pem_stats"', "bouncer =",
+        "PgBouncer: stats_user is given, and stats_password is not",
+        'stats_user="pem_stats", stats_password=secret("PEM_STATS_PASSWORD")',
+        id="a stats user without a password",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, stats_networks=("192.0.2.0/28",)', "bouncer =",
+        "PgBouncer: stats_networks is given, and no stats_user who would come from there",
+        "add stats_user and stats_password, or leave stats_networks out",
+        id="networks of no stats user",
+    ),
+    pytest.param(
+        BOUNCERS,
+        f'{BOUNCERS}, stats_user="pem_admin1", stats_password=secret("PEM_ADMIN_PASSWORD")',
+        "fleet =",
+        "Fleet: stats_user (pem_admin1) is a role with another part to play",
+        'stats_user="pem_stats", a role for this alone',
+        id="the administrator as stats user",
+    ),
+    pytest.param(
+        BOUNCERS, f"{BOUNCERS}, processes=0", "bouncer =",
+        "PgBouncer(processes): input should be greater than or equal to 1",
+        "processes: PgBouncer processes on each host; each uses one CPU core at most",
+        id="no process at all",
     ),
     pytest.param(
         "via=bouncer", "via=bouncer.but(pool_size=9)", "fleet =",

@@ -9,10 +9,11 @@ from pydantic import SecretStr
 from fleet.facts.files import FileStates
 from fleet.facts.packages import MissingPackages
 from fleet.facts.pgbouncer import PgBouncerConfig
-from fleet.facts.services import Service
+from fleet.facts.services import PresentUnits, ReplacedBinaries, Service
 from fleet.hosts import CertificateAuthority
 from fleet.operations import certificates, files, packages, pgbouncer, services
 from fleet.pki import Leaf, authorities_missing, make_authorities
+from fleet.processes import Process
 from tests.planning import fails
 from tests.samples import ADMIN_PASSWORD
 
@@ -74,30 +75,35 @@ def test_a_service_is_older_than_a_file_that_changed_after_its_start():
 # PgBouncer
 
 WRITTEN = {"auth_query": "SELECT /* new */", "listen_addr": "*", "listen_port": "6432"}
+ONLY = Process("pgbouncer", "/etc/pgbouncer/pgbouncer.ini", "/run/postgresql", "/pid", "/log")
+SEVERAL = tuple(
+    Process(f"pgbouncer@{n}", f"/etc/pgbouncer/pgbouncer-{n}.ini", f"/run/{n}", "/pid", "/log", n)
+    for n in (1, 2)
+)
 
 
-def running(**changes):
-    """SHOW CONFIG of a pooler that runs as written, with changes."""
-    values = WRITTEN | changes
+def running(process=ONLY, **changes):
+    """SHOW CONFIG of a process that runs as written, with changes."""
+    own = {"unix_socket_dir": process.socket_directory, "peer_id": str(process.peer_id)}
+    values = WRITTEN | own | changes
     return {
         name: {"value": value, "reloadable": name == "auth_query"} for name, value in values.items()
     }
 
 
-def run_as_written(plan, config, service, rewritten=lambda: False):
+def run_as_written(plan, config, service, rewritten=lambda: False, **given):
     return plan(
         pgbouncer.runs_as_written,
         "bouncer1",
-        {PgBouncerConfig: config, Service: RUNS | service},
-        executing=True,
-        unit="pgbouncer", user="postgres", directory="/run/postgresql", port=6432,
-        settings=WRITTEN, open_files=1024, rewritten=rewritten,
+        {PgBouncerConfig: config, Service: RUNS | service} | given.pop("facts", {}),
+        **{"executing": True, "processes": (ONLY,)} | given,
+        user="postgres", port=6432, settings=WRITTEN, open_files=1024, rewritten=rewritten,
     )  # fmt: skip
 
 
 def verbs(planned):
     """What systemctl would be told first, for each script."""
-    return [re.search(r"^verb=(\w+)$", text, re.MULTILINE)[1] for text in planned.inputs]
+    return [verb for text in planned.inputs for verb in re.findall(r"(?m)^verb=(\w+)$", text)]
 
 
 @pytest.mark.parametrize(
@@ -131,14 +137,84 @@ def test_a_plan_does_not_ask_whether_files_were_put_back(plan):
     def not_yet():
         raise RuntimeError("no step has run")
 
-    planned = plan(
-        pgbouncer.runs_as_written,
-        "bouncer1",
-        {PgBouncerConfig: running(), Service: RUNS},
-        unit="pgbouncer", user="postgres", directory="/run/postgresql", port=6432,
-        settings=WRITTEN, open_files=1024, rewritten=not_yet,
-    )  # fmt: skip
+    planned = run_as_written(plan, running(), {}, rewritten=not_yet, executing=False)
     assert planned.changing == []
+
+
+def test_of_several_processes_only_those_that_are_behind_are_touched_one_after_the_other(plan):
+    def config(directory, **_):
+        number = int(directory.rpartition("/")[2])
+        return running(SEVERAL[number - 1], **({"listen_port": "6433"} if number == 2 else {}))
+
+    planned = run_as_written(plan, config, {}, processes=SEVERAL)
+    assert verbs(planned) == ["restart"]
+    assert planned.inputs[-1].splitlines()[-2] == "take_over pgbouncer@2 $verb /run/2"
+
+    old = running(auth_query="SELECT /* old */")
+    planned = run_as_written(plan, old, {}, processes=SEVERAL)
+    assert [line for line in planned.inputs[-1].splitlines() if line.startswith("take_over ")] == [
+        "take_over pgbouncer@1 $verb /run/1",
+        "take_over pgbouncer@2 $verb /run/2",
+    ]
+
+
+def test_a_process_that_still_runs_an_upgraded_program_is_told_with_the_way_to_restart_it(
+    plan, caplog
+):
+    facts = {ReplacedBinaries: ["pgbouncer"]}
+    assert run_as_written(plan, running(), {}, facts=facts).changing == []
+    assert "pgbouncer: the package was upgraded, and the old program still runs" in caplog.text
+    assert "HINT: make restart-poolers INVENTORY=… LIMIT=bouncer1" in caplog.text
+
+
+def retire(plan, present, keep):
+    return plan(
+        pgbouncer.retired,
+        "bouncer1",
+        {PresentUnits: present},
+        unit="pgbouncer", keep=keep, port=6432,
+        ini="/etc/pgbouncer/pgbouncer.ini", template=("/t", "/t.d"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("present", "keep"),
+    [(["pgbouncer"], (ONLY,)), ([], SEVERAL), (["pgbouncer@1", "pgbouncer@2"], SEVERAL)],
+    ids=["one", "a fresh host", "several"],
+)
+def test_processes_that_are_wanted_are_left_alone(plan, present, keep):
+    assert retire(plan, present, keep).changing == []
+
+
+@pytest.mark.parametrize(
+    ("present", "keep", "units", "others", "removed"),
+    [
+        (["pgbouncer"], SEVERAL, "'pgbouncer@1 pgbouncer@2'", "pgbouncer", ""),
+        (
+            ["pgbouncer@1", "pgbouncer@2", "pgbouncer@3"],
+            SEVERAL,
+            "'pgbouncer@1 pgbouncer@2'",
+            "pgbouncer@3",
+            "/etc/pgbouncer/pgbouncer-3.ini",
+        ),
+        (
+            ["pgbouncer@1"],
+            (ONLY,),
+            "pgbouncer",
+            "pgbouncer@1",
+            "/etc/pgbouncer/pgbouncer-1.ini /t /t.d",
+        ),
+    ],
+    ids=["one to several", "fewer", "several to one"],
+)
+def test_processes_that_are_not_wanted_any_more_give_way_and_are_removed(
+    plan, present, keep, units, others, removed
+):
+    (text,) = retire(plan, present, keep).inputs
+    assert f"\nunits={units}\nport=6432\nothers={others}\nrunning={others}\n" in text
+    assert f"\nrm -rf {removed}\n" in text
+    note = "' > /etc/pgbouncer/pgbouncer.ini"
+    assert (note in text) == (others == "pgbouncer")
 
 
 # Certificates

@@ -1,15 +1,26 @@
 """The files of a pooler: what proves them is what runs, and every change of them shows."""
 
 import difflib
+from ipaddress import ip_address
 
 import pytest
+from pydantic import SecretStr
 
+from fleet.access import hba_lines
 from fleet.hosts import Host
 from fleet.leaves import leaves_of, server_leaf
 from fleet.operations.files import CANDIDATE
 from fleet.platforms import pgbouncer
-from fleet.pooler import configuration, login, preferred, runtime_settings, spare_ini
-from tests.samples import with_cluster, with_server
+from fleet.pooler import (
+    configuration,
+    consoles,
+    login,
+    preferred,
+    runtime_settings,
+    spare_ini,
+)
+from fleet.processes import unit_files
+from tests.samples import with_cluster, with_ipv6, with_pooler, with_server
 
 PLACE = pgbouncer("debian", "distribution")
 
@@ -68,6 +79,9 @@ def test_the_fingerprint_stays_while_nothing_changes(fleet):
     "roles",
     [
         {"pgbouncer": {"pool_size": 9}},
+        {"pgbouncer": {"processes": 2}},
+        {"pgbouncer": {"log_connections": False}},
+        {"pgbouncer": {"stats_user": "pem_stats", "stats_password": SecretStr("x")}},
         {"pgbouncer": {"extra": {"verbose": "1"}}},
         {"pgbouncer": {"listen_port": 6433}},
         {"pgbouncer": {"admin_networks": ("192.0.2.0/30",)}},
@@ -161,3 +175,98 @@ def test_an_endpoint_may_be_an_address_and_is_one_in_the_certificates(fleet):
         ("pem1",),
         ["192.0.2.11", "2001:db8::10"],
     )
+
+
+# Several processes
+
+
+def inis(fleet):
+    """The ini of each process, by its name."""
+    files = configuration(fleet, fleet.pgbouncer.hosts[0], PLACE)
+    return {
+        file.path.rpartition("/")[2]: file.content for file in files if file.path.endswith(".ini")
+    }
+
+
+def test_the_inis_of_several_processes_differ_in_what_no_two_can_share(fleet):
+    texts = inis(with_pooler(fleet, processes=3))
+    assert list(texts) == ["pgbouncer-1.ini", "pgbouncer-2.ini", "pgbouncer-3.ini"]
+    one, _, three = texts.values()
+    lines = difflib.ndiff(one.splitlines(), three.splitlines())
+    assert [line[2:] for line in lines if line.startswith("+ ")] == [
+        "logfile = /var/log/postgresql/pgbouncer-3.log",
+        "pidfile = /run/pgbouncer-3/pgbouncer.pid",
+        "unix_socket_dir = /run/pgbouncer-3",
+        "peer_id = 3",
+    ]
+
+
+def test_every_process_knows_the_console_of_every_other(fleet):
+    several = with_pooler(fleet, processes=2)
+    assert consoles(several, PLACE) == ("/run/pgbouncer-1", "/run/pgbouncer-2")
+    for text in inis(several).values():
+        peers = text.partition("[peers]\n")[2].partition("\n\n")[0]
+        assert [line for line in peers.splitlines() if not line.startswith(";;")] == [
+            "1 = host=/run/pgbouncer-1 port=6432",
+            "2 = host=/run/pgbouncer-2 port=6432",
+        ]
+
+
+def test_one_process_is_the_packages_own_with_its_socket(fleet):
+    assert list(inis(fleet)) == ["pgbouncer.ini"]
+    assert consoles(fleet, PLACE) == ("/run/postgresql",)
+    assert [word for word in ("peer", "reuseport") if word in inis(fleet)["pgbouncer.ini"]] == []
+
+
+@pytest.mark.parametrize("processes_wanted", [1, 2])
+def test_a_unit_drains_by_the_console_of_its_process(fleet, processes_wanted):
+    several = with_pooler(fleet, processes=processes_wanted, drain_seconds=7)
+    (settings,) = [file for file in unit_files(several, PLACE) if file.path.endswith(".conf")]
+    socket = "/run/postgresql" if processes_wanted == 1 else "/run/pgbouncer-%i"
+    drain = f"/bin/sh /etc/pgbouncer/drain.sh 7 {socket} 6432 $MAINPID"
+    assert f"ExecStop={drain}\nTimeoutStopSec=307\n" in settings.content
+
+
+# Who watches, and what is logged
+
+
+def test_the_stats_user_comes_to_the_console_alone_and_from_its_networks(fleet):
+    watched = with_pooler(
+        fleet,
+        stats_user="pem_stats",
+        stats_password=SecretStr("x"),
+        stats_networks=("192.0.2.64/26",),
+    )
+    rules = configuration(watched, watched.pgbouncer.hosts[0], PLACE)[-2].content
+    assert [line for line in rules.splitlines() if "pem_stats" in line] == [
+        "hostssl pgbouncer pem_stats 192.0.2.64/26 scram-sha-256"
+    ]
+    assert "\nstats_users = pem_stats\n" in inis(watched)["pgbouncer.ini"]
+
+
+def test_what_is_not_a_setting_of_ours_is_passed_on_such_as_syslog(fleet):
+    extra = {"syslog": "1", "syslog_facility": "local0", "stats_period": "300"}
+    text = inis(with_pooler(fleet, extra=extra))["pgbouncer.ini"]
+    assert text.endswith("\nsyslog = 1\nsyslog_facility = local0\nstats_period = 300\n")
+
+
+# IPv6
+
+
+def test_ipv6_addresses_are_in_every_rule_and_in_the_certificate(fleet):
+    six = with_ipv6(fleet)
+    rules = configuration(six, six.pgbouncer.hosts[0], PLACE)[-2].content
+    assert "hostssl pgbouncer pem_admin1 2001:db8::/124 scram-sha-256" in rules
+    assert "hostssl pem pem_agent_user1 2001:db8::31/128 cert" in rules
+    assert hba_lines(six)[0] == (
+        "hostssl pem +pem_agent_pool 2001:db8::21/128 cert map=pem_agent_pool"
+    )
+    leaf = server_leaf(six, six.pgbouncer.hosts[0])
+    assert leaf.addresses == (ip_address("2001:db8::21"),)
+
+
+def test_an_endpoint_may_be_an_ipv6_address(fleet):
+    hosts = tuple(Host(name=f"pem{n}", address=f"2001:db8::1{n}") for n in (1, 2))
+    cluster = with_server(with_ipv6(fleet), hosts=hosts, endpoint="2001:db8::9", installation=None)
+    assert "\npem = host=2001:db8::9 port=5432 " in inis(cluster)["pgbouncer.ini"]
+    assert login(cluster, PLACE).startswith("host=2001:db8::9 port=5432 ")

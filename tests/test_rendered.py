@@ -19,18 +19,23 @@ from tests.samples import (
     ADMIN_PASSWORD,
     DEBIAN_13,
     ROCKY_9,
+    STATS_PASSWORD,
     SUPERUSER_PASSWORD,
     USER_PASSWORD,
     sample_access,
     with_cluster,
+    with_ipv6,
     with_server,
+    with_several_processes,
 )
 
 RENDERED = ROOT / "tests" / "rendered"
 SYSTEMS = {"debian-13": DEBIAN_13, "rocky-9": ROCKY_9}
 
 # PEM itself is installed on the Debian family only; elsewhere it is there before.
-WITHOUT_INSTALLATION = {"rocky-9/pem_server", "rocky-9/access-pem_server"}
+WITHOUT_INSTALLATION = {
+    f"rocky-9/{case}pem_server" for case in ("", "access-", "processes-", "ipv6-")
+}
 
 # As `pemworker --register-agent` leaves it.
 AGENT_CFG = b"""\
@@ -89,6 +94,11 @@ CASES = {
     "access": ("deploys/access.py", "pem.example.com", {}),
     "access-pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
     "access-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
+    # Several processes on each pooler, and a user who watches them.
+    "processes-pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
+    "processes-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
+    "ipv6-pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
+    "ipv6-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
     "agent": ("deploys/agent.py", "app1", {}),
     "agent-registered": ("deploys/agent.py", "app1", with_agent(AGENT_CFG)),
     "agent-inactive": ("deploys/agent.py", "app1", with_agent(AGENT_CFG, active=False)),
@@ -112,12 +122,16 @@ def rendered(request, fleet, plan):
     """The folder of the expected files, and what would be written today."""
     system, case = request.param
     deploy, host, facts = CASES[case]
-    if f"{system}/{case}" in WITHOUT_INSTALLATION:
-        fleet = with_server(fleet, installation=None)
     if case.startswith("cluster-"):
         fleet = with_cluster(fleet)
     if case.startswith("access"):
         fleet = fleet.but(access=sample_access())
+    if case.startswith("processes-"):
+        fleet = with_several_processes(fleet)
+    if case.startswith("ipv6-"):
+        fleet = with_ipv6(fleet)
+    if f"{system}/{case}" in WITHOUT_INSTALLATION:
+        fleet = with_server(fleet, installation=None)
     return RENDERED / system / case, plan(deploy, host, SYSTEMS[system] | facts, of=fleet)
 
 
@@ -163,7 +177,7 @@ def test_two_deploys_write_the_same_rules_so_that_neither_undoes_the_other(fleet
 def test_no_password_is_in_a_step_or_in_a_file(rendered):
     _, planned = rendered
     shown = b"\n".join([steps(planned), *(file.content for file in planned.files.values())])
-    for password in (ADMIN_PASSWORD, SUPERUSER_PASSWORD, USER_PASSWORD):
+    for password in (ADMIN_PASSWORD, STATS_PASSWORD, SUPERUSER_PASSWORD, USER_PASSWORD):
         assert password.encode() not in shown
 
 

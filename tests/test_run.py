@@ -171,6 +171,17 @@ def test_a_roles_deploy_logs_in_to_the_hosts_of_the_role_alone(run, inventory):
     assert "[bouncer1]" not in said
 
 
+def test_poolers_are_restarted_one_after_the_other_and_none_after_a_failure(run, inventory):
+    text = Path(inventory).read_text()
+    second = 'Host(name="bouncer2", address="192.0.2.22", ssh=_here)'
+    Path(inventory).write_text(text.replace("(bouncer1,)", f"(bouncer1, {second})"))
+    code, said = run("restart", inventory)
+    assert code == 1
+    assert said.count("=== deploys/pgbouncer_restart.py") == 1
+    assert "[bouncer1]" in said
+    assert "[bouncer2]" not in said
+
+
 def test_mistakes_of_the_inventory_are_told_without_a_traceback(run, inventory):
     Path(inventory).write_text(Path(inventory).read_text().replace("192.0.2.31", "somewhere"))
     code, said = run("plan", inventory)

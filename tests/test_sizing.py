@@ -72,3 +72,26 @@ def test_a_limit_of_the_inventory_is_shown_as_such(fleet):
         "pool_size 40: as the inventory says.",
         "max_client_conn 300: as the inventory says.",
     )
+
+
+def test_the_servers_connections_are_divided_among_processes_and_clients_are_not(fleet):
+    found = limits(fleet, 100, processes=3)
+    assert (found.pool_size, found.max_client_conn) == (6, 220)
+    assert found.explanation[-2:] == (
+        "3 processes: pool_size 16 / 3 = 6 for each, rounded up; max_client_conn",
+        "is for each, as it carries the clients of the others while they restart.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("agents", "wish", "log", "reason"),
+    [
+        (100, None, True, "on, as 100 client connections are at most 100."),
+        (101, None, False, "off, as 101 client connections are more than 100."),
+        (500, True, True, "as the inventory says."),
+        (3, False, False, "as the inventory says."),
+    ],
+)
+def test_logins_are_logged_where_they_do_not_bury_everything_else(fleet, agents, wish, log, reason):
+    found = limits(fleet, agents, log_connections=wish)
+    assert (found.log_connections, found.log_reason) == (log, reason)

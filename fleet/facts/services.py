@@ -59,3 +59,53 @@ class Service(FactBase[ServiceState]):
             "older_than": [path for changed, path in files if float(changed) > started],
             "open_files": int(limit) if limit.isdigit() else 0,
         }
+
+
+class PresentUnits(FactBase[list[str]]):
+    """Those of a unit and the instances of its template that run, or start at boot.
+
+    Without systemd none. Names are without `.service`.
+    """
+
+    default = list
+
+    @override
+    def command(self, unit: str) -> StringCommand:
+        one, several = f"{unit}.service", f"{unit}@*.service"
+        return StringCommand(
+            "{ LC_ALL=C systemctl list-units --plain --no-legend --all"
+            " --state=active,reloading,activating,deactivating",
+            QuoteString(one),
+            QuoteString(several),
+            '| cut -d " " -f 1; for link in /etc/systemd/system/*.wants/*; do',
+            'case "${link##*/}" in',
+            # A pattern must stay one, so it is not quoted; a unit's name holds nothing to quote.
+            f'{one}|{several}) echo "${{link##*/}}";; esac; done; }} 2>/dev/null | sort -u; true',
+        )
+
+    @override
+    def process(self, output: list[str]) -> list[str]:
+        return [line.removesuffix(".service") for line in output]
+
+
+class ReplacedBinaries(FactBase[list[str]]):
+    """Those of the units whose process runs a program file that is not there any more.
+
+    A package that was upgraded left it so: what runs is older than what is installed.
+    """
+
+    default = list
+
+    @override
+    def command(self, units: tuple[str, ...]) -> StringCommand:
+        return StringCommand(
+            "for unit in",
+            *(QuoteString(unit) for unit in units),
+            '; do pid=$(systemctl show -p MainPID --value "$unit" 2>/dev/null);'
+            ' case $(readlink "/proc/${pid:-0}/exe" 2>/dev/null) in'
+            ' *" (deleted)") echo "$unit";; esac; done; true',
+        )
+
+    @override
+    def process(self, output: list[str]) -> list[str]:
+        return list(output)

@@ -3,16 +3,18 @@
 import shlex
 from collections.abc import Callable, Generator
 
-from pyinfra import host
+from pyinfra import host, logger
 from pyinfra import state as pyinfra_state
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.facts.pgbouncer import PgBouncerConfig
 from fleet.facts.poolers import PgBouncerUnits
-from fleet.facts.services import Service
+from fleet.facts.services import PresentUnits, ReplacedBinaries, Service
 from fleet.operations.commands import fail, shell
+from fleet.operations.files import SIGNATURE
 from fleet.platforms import Pooler
+from fleet.processes import Process
 from fleet.render import script
 
 # How long the service may take to run on new files.
@@ -53,60 +55,160 @@ def unit_reads(place: Pooler, port: int) -> Generator[PyinfraCommand, None, None
 
 @operation()
 def runs_as_written(
-    unit: str,
+    processes: tuple[Process, ...],
     user: str,
-    directory: str,
     port: int,
     settings: dict[str, str],
     open_files: int,
     rewritten: Callable[[], bool],
 ) -> Generator[PyinfraCommand, None, None]:
-    """Reload PgBouncer when what runs differs from what is written.
+    """Reload those processes of PgBouncer that run on something else than what is written.
 
-    user: the service's OS user, whom the console lets in by the socket in `directory`.
+    user: the service's OS user, whom the console lets in by each process' socket.
     settings: of the written ini, as SHOW CONFIG names them. `auth_query` ends with the fingerprint
     of all files: it tells that PgBouncer read its settings after the last of them was written,
     which no SHOW tells of certificates and HBA rules.
     A restart only where RELOAD cannot do it: another address, port or socket, or a console that
-    does not answer where it should.
+    does not answer where it should. One after the other, each seen to run before the next.
     rewritten: whether this run put files back that the fingerprint cannot tell apart: somebody
         had edited them by hand, and perhaps reloaded.
-    open_files: the soft limit that the process must have at least.
+    open_files: the soft limit that each process must have at least.
     """
-    running = host.get_fact(
-        PgBouncerConfig, directory=directory, port=port, _sudo=True, _sudo_user=user
-    )
-    state = host.get_fact(Service, unit=unit)
-    differing = [
-        name
-        for name, value in settings.items()
-        if name not in running or running[name]["value"] != value
-    ]
-    short = state["active"] and state["open_files"] < open_files
     restored = pyinfra_state.is_executing and rewritten()
-    if state["active"] and not differing and not short and not restored:
-        host.noop(f"{unit} runs as written")
+    steps = []
+    for process in processes:
+        running = host.get_fact(
+            PgBouncerConfig,
+            directory=process.socket_directory,
+            port=port,
+            _sudo=True,
+            _sudo_user=user,
+        )
+        state = host.get_fact(Service, unit=process.unit)
+        wanted = settings | {
+            "unix_socket_dir": process.socket_directory,
+            "peer_id": str(process.peer_id),
+        }
+        differing = [
+            name
+            for name, value in wanted.items()
+            if name not in running or running[name]["value"] != value
+        ]
+        short = state["active"] and state["open_files"] < open_files
+        if state["active"] and not differing and not short and not restored:
+            continue
+        frozen = [name for name in differing if name in running and not running[name]["reloadable"]]
+        steps += [
+            f"verb={'reload' if running and not frozen else 'restart'}",
+            _raise_limit(process.unit, open_files) if short else "",
+            _take_over(process, "$verb"),
+        ]
+    _tell_of_upgrades(processes)
+    if not steps:
+        host.noop(f"{', '.join(process.unit for process in processes)}: runs as written")
         return
-    frozen = [name for name in differing if name in running and not running[name]["reloadable"]]
-    verb = "reload" if running and not frozen else "restart"
-    unit, socket = shlex.quote(unit), shlex.quote(directory)
-    text = f"""\
-verb={verb}
-{_raise_limit(unit, open_files) if short else ""}
-systemctl $verb {unit} || exit
-for try in $(seq {TAKE_OVER_SECONDS * 5}); do
-    runuser -u {user} -- psql -XAtq -U pgbouncer -d pgbouncer -h {socket} -p {port} \\
-        -c 'SHOW CONFIG' 2>/dev/null | grep -qF {shlex.quote(settings["auth_query"])} && exit 0
-    sleep 0.2
-done
-echo "PgBouncer does not run on the new configuration {TAKE_OVER_SECONDS} s after its $verb" >&2
-echo "HINT: journalctl -u {unit} -n 50" >&2
-exit 1
-"""
-    yield shell(text)
+    yield shell("\n".join([_functions(user, port, settings), *steps]))
+
+
+@operation()
+def restarted(
+    processes: tuple[Process, ...], user: str, port: int, settings: dict[str, str]
+) -> Generator[PyinfraCommand, None, None]:
+    """Restart the processes of a host, one after the other, each seen to run before the next.
+
+    No query is cut and no client that leaves by itself sees an error: the unit itself sees to
+    that (templates/pgbouncer-limits.conf.j2). Clients that stay are closed while they are idle.
+    Refused when what is written is not what `settings` want: what would start then is not what
+    the inventory says.
+    """
+    fingerprint = shlex.quote(settings["auth_query"])
+    refusal = (
+        "$ini is not what the inventory says; nothing was restarted"
+        "\nHINT: make deploy INVENTORY=… DEPLOY=deploys/pgbouncer.py"
+    )
+    script = [
+        _functions(user, port, settings),
+        f"for ini in {shlex.join(process.ini for process in processes)}; do",
+        f'    grep -qF {fingerprint} "$ini" || {{ echo "{refusal}" >&2; exit 1; }}',
+        "done",
+    ]
+    yield shell("\n".join(script + [_take_over(process, "restart") for process in processes]))
+
+
+@operation()
+def retired(
+    unit: str, keep: tuple[Process, ...], port: int, ini: str, template: tuple[str, ...]
+) -> Generator[PyinfraCommand, None, None]:
+    """Stop and remove the processes that are not wanted any more.
+
+    They take no new clients from the moment on, and end as at any stop (files/drain-pgbouncer.sh).
+    Where the package's own unit and our instances give way to each other, nobody listens on this
+    host for that time: new clients go to the other pooler. If the new ones do not listen, the old
+    ones come back.
+    unit: the package's; ini: the one that it reads. template: the files of our template unit, which
+    go with its last instance.
+    """
+    wanted = [process.unit for process in keep]
+    surplus = [name for name in host.get_fact(PresentUnits, unit=unit) if name not in wanted]
+    if not surplus:
+        host.noop(f"no other process than {', '.join(wanted)}")
+        return
+    values = {
+        "units": " ".join(wanted),
+        "port": str(port),
+        "others": " ".join(surplus),
+        "running": " ".join(surplus),
+        "deadline_seconds": str(TAKE_OVER_SECONDS),
+    }
+    remove = [
+        f"{ini.removesuffix('.ini')}-{name.removeprefix(f'{unit}@')}.ini"
+        for name in surplus
+        if name != unit
+    ]
+    steps = []
+    if unit in surplus:
+        # Who looks for the settings finds the way; a file of somebody else stays as it is.
+        note = shlex.quote(f";; {SIGNATURE}. See {keep[0].ini} and its neighbours.")
+        file = shlex.quote(ini)
+        steps.append(f"! grep -qs {shlex.quote(SIGNATURE)} {file} || echo {note} > {file}")
+    if wanted == [unit]:
+        remove += template
+    steps.append(f"rm -rf {shlex.join(remove)}")
+    steps.append("systemctl daemon-reload")
+    yield shell("\n".join([script("take-over-port.sh", values), *steps]))
+
+
+def _tell_of_upgrades(processes: tuple[Process, ...]) -> None:
+    old = host.get_fact(ReplacedBinaries, units=tuple(process.unit for process in processes))
+    if old:
+        logger.warning(
+            f"{host.print_prefix}{', '.join(old)}: the package was upgraded, and the old program"
+            f" still runs\nHINT: make restart-poolers INVENTORY=… LIMIT={host.name}"
+        )
+
+
+def _functions(user: str, port: int, settings: dict[str, str]) -> str:
+    """Shell: take_over UNIT VERB SOCKET, which ends the script when the process does not follow."""
+    return f"""\
+take_over() {{
+    systemctl "$2" "$1" || {{ echo "HINT: journalctl -u $1 -n 50" >&2; exit 1; }}
+    for try in $(seq {TAKE_OVER_SECONDS * 5}); do
+        runuser -u {user} -- psql -XAtq -U pgbouncer -d pgbouncer -h "$3" -p {port} \\
+            -c 'SHOW CONFIG' 2>/dev/null | grep -qF {shlex.quote(settings["auth_query"])} && return
+        sleep 0.2
+    done
+    echo "$1 does not run on the new configuration {TAKE_OVER_SECONDS} s after its $2" >&2
+    echo "HINT: journalctl -u $1 -n 50" >&2
+    exit 1
+}}"""
+
+
+def _take_over(process: Process, verb: str) -> str:
+    socket = shlex.quote(process.socket_directory)
+    return f"take_over {shlex.quote(process.unit)} {verb} {socket}"
 
 
 def _raise_limit(unit: str, open_files: int) -> str:
     """Shell: a new soft limit for the running process; a restart if its hard one is lower."""
-    pid = f"$(systemctl show -p MainPID --value {unit})"
+    pid = f"$(systemctl show -p MainPID --value {shlex.quote(unit)})"
     return f"prlimit --pid {pid} --nofile={open_files}: 2>/dev/null || verb=restart"
