@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
+# So many files of a kind are named in a message.
+_NAMED = 3
 
 
 class PkiError(Exception):
@@ -56,6 +58,7 @@ def key_problems(directory: Path) -> list[str]:
 
     if directory.stat().st_mode & 0o022:
         problems.append(f"{directory} can be written by others")
+    open_to_others = []
     for folder, folders, names in os.walk(directory, onerror=unreadable):
         folders.sort()
         for key in sorted(Path(folder, name) for name in names if name.endswith(".key")):
@@ -65,7 +68,11 @@ def key_problems(directory: Path) -> list[str]:
                 unreadable(error)
             else:
                 if key.stat().st_mode & 0o077:
-                    problems.append(f"{key} can be read by others")
+                    open_to_others.append(str(key))
+    if open_to_others:
+        more = len(open_to_others) - _NAMED
+        named = ", ".join(open_to_others[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        problems.append(f"{named} can be read by others")
     return problems
 
 

@@ -55,6 +55,7 @@ def ssh(
     user: str,
     key: str | None = None,
     known_hosts: str | None = None,
+    config: str | None = None,
     port: int = 22,
     connect_retries: int = 10,
 ) -> dict[str, object]:
@@ -64,6 +65,7 @@ def ssh(
     key: the private key's file; without it the agent and the default keys are tried.
     known_hosts: the file that holds the hosts' keys. A host whose key is not there is refused,
         in the default file (~/.ssh/known_hosts) as well.
+    config: an OpenSSH client configuration of its own, such as one with a bastion (ProxyJump).
     connect_retries: sshd refuses some of many simultaneous logins (MaxStartups); they try again.
     """
     settings: dict[str, object] = {
@@ -77,6 +79,8 @@ def ssh(
         settings["ssh_key"] = _in_home(key)
     if known_hosts is not None:
         settings["ssh_known_hosts_file"] = _in_home(known_hosts)
+    if config is not None:
+        settings["ssh_config_file"] = _in_home(config)
     return settings
 
 

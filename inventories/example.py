@@ -1,9 +1,9 @@
 """The inventory to copy: one PEM server, two poolers, and agents behind them.
 
-    cp inventories/example.py inventories/prod.py
+    cp inventories/example.py inventories/site.py
     export PEM_ADMIN_PASSWORD=$(pass show pem/admin)
-    make plan   INVENTORY=inventories/prod.py
-    make deploy INVENTORY=inventories/prod.py
+    make plan   INVENTORY=inventories/site.py
+    make deploy INVENTORY=inventories/site.py
 
 Every setting that a role knows, with its meaning and default, is in fleet/hosts.py.
 """

@@ -72,6 +72,7 @@ def write_leaves(fleet):
             for path in (certificate_file(authority, leaf), key_file(authority, leaf)):
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(f"these are the bytes of {path.name}\n")
+                path.chmod(0o600)
 
 
 def with_server(fleet, **changes):

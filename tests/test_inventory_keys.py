@@ -50,8 +50,7 @@ def test_keys_that_others_can_read_are_told_all_together(directory, mode):
     for name in ("server-ca.key", "clients/user@app1.key"):
         (directory / name).chmod(mode)
     assert said(directory) == (
-        f"{directory}/server-ca.key can be read by others;"
-        f" {directory}/clients/user@app1.key can be read by others"
+        f"{directory}/server-ca.key, {directory}/clients/user@app1.key can be read by others"
         f"\n    HINT: chown -R $USER {directory} && chmod -R go= {directory}"
     )
 

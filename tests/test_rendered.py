@@ -145,13 +145,17 @@ def test_pem_is_not_installed_on_the_rhel_family_and_the_way_out_is_told(plan):
 
 
 def test_a_host_gets_exactly_the_reviewed_steps_and_files(rendered, request):
-    folder, planned = rendered
+    compare(*rendered, write_anew=request.config.getoption("--write-rendered"))
+
+
+def compare(folder, planned, *, write_anew):
+    """See that a plan's steps and files are those of a folder, or write the folder anew."""
     today = {"steps.txt": steps(planned)} | {
         path.lstrip("/"): file.content
         for path, file in planned.files.items()
         if not is_certificate(path)
     }
-    if request.config.getoption("--write-rendered"):
+    if write_anew:
         write(folder, today)
         pytest.skip(f"{folder.relative_to(ROOT)} was written, not compared")
     reviewed = {

@@ -88,7 +88,7 @@ def test_a_missing_inventory_is_a_failure():
     assert code == 1
     assert said == (
         "inventory inventories/no.py does not exist"
-        "\nHINT: there are inventories/example.py, inventories/lab.py\n"
+        "\nHINT: there are inventories/example.py, inventories/lab.py, inventories/prod.py\n"
     )
 
 
