@@ -145,17 +145,22 @@ def test_pem_is_not_installed_on_the_rhel_family_and_the_way_out_is_told(plan):
 
 
 def test_a_host_gets_exactly_the_reviewed_steps_and_files(rendered, request):
-    compare(*rendered, write_anew=request.config.getoption("--write-rendered"))
+    folder, planned = rendered
+    compare(folder, {"steps.txt": steps(planned)} | reviewable(planned), request)
 
 
-def compare(folder, planned, *, write_anew):
-    """See that a plan's steps and files are those of a folder, or write the folder anew."""
-    today = {"steps.txt": steps(planned)} | {
+def reviewable(planned):
+    """Every file that would be written, but those of deploys/ca.py."""
+    return {
         path.lstrip("/"): file.content
         for path, file in planned.files.items()
         if not is_certificate(path)
     }
-    if write_anew:
+
+
+def compare(folder, today, request):
+    """See that today's texts are those of a folder, or write the folder anew."""
+    if request.config.getoption("--write-rendered"):
         write(folder, today)
         pytest.skip(f"{folder.relative_to(ROOT)} was written, not compared")
     reviewed = {
