@@ -86,6 +86,12 @@ bouncer = PgBouncer(
     admin_networks=("192.0.2.240/28", "2001:db8:0:1::/64"),
     # Whole networks, so that another agent needs no new rule on the poolers.
     agent_networks=("198.51.100.0/24", "2001:db8:0:31::/64"),
+    # A process uses one core; two of them restart one after the other, and no client notices.
+    processes=2,
+    # Monitoring looks at the console's figures with a user that can do nothing else.
+    stats_user="pem_stats",
+    stats_password=secret("PEM_STATS_PASSWORD", command="pass show pem/prod/stats"),
+    stats_networks=("192.0.2.230/32",),
     # Settings that the recipe leaves to you: notice hosts that vanished without a word.
     extra={
         "tcp_keepidle": "60",

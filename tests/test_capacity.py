@@ -2,13 +2,24 @@
 
 from fleet.capacity import OTHER_CONNECTIONS, SUPERUSER_RESERVED, demand
 from fleet.sizing import sizing
-from tests.samples import DEBIAN_13, with_server
+from tests.samples import DEBIAN_13, sample_access, with_server
 
 
 def test_every_pool_of_every_pooler_counts_as_full(fleet):
     each = sizing(fleet.pgbouncer, fleet.agent).pool_size
     assert demand(fleet).connections == 2 * 3 * each == 30
     assert demand(fleet).explanation == "2 poolers x (3 pools of 5) = 30 server connections"
+
+
+def test_pools_of_several_processes_and_other_databases_count_too(fleet):
+    bouncer = fleet.pgbouncer.but(processes=2, pool_size=9)
+    larger = fleet.but(
+        pgbouncer=bouncer, agent=fleet.agent.but(via=bouncer), access=sample_access()
+    )
+    assert demand(larger).connections == 2 * 2 * (3 * 5 + 10) == 100
+    assert demand(larger).explanation == (
+        "2 poolers x 2 processes x (3 pools of 5 + 10 for shop) = 100 server connections"
+    )
 
 
 def test_the_server_needs_room_for_everybody_else_too(fleet):

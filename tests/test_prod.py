@@ -15,7 +15,12 @@ from tests.test_rendered import RENDERED, compare, reviewable
 
 SECRETS = {
     name: f"planted-{name.lower()}"
-    for name in ("PEM_ADMIN_PASSWORD", "INVENTORY_APP_PASSWORD", "INVENTORY_DDL_PASSWORD")
+    for name in (
+        "PEM_ADMIN_PASSWORD",
+        "PEM_STATS_PASSWORD",
+        "INVENTORY_APP_PASSWORD",
+        "INVENTORY_DDL_PASSWORD",
+    )
 }
 HOSTS = {
     "pem_server": [f"pem{number}.dc1.example.com" for number in (1, 2, 3)],
