@@ -159,16 +159,17 @@ def _direct_user(
     config: AgentConfig | None,
 ) -> str:
     """The role that an agent has a backend of its own as, on the server; '' when it has none."""
-    users = {fleet.pem_server.agent_user}
-    users |= {f"agent{agent['id']}"} if agent else set()
-    users |= {config.user} if config else set()
+    pooled = fleet.pem_server.agent_user
+    # A role of its own is nobody else's, from whichever address (through a load balancer, say).
+    own = {f"agent{agent['id']}"} if agent else set()
+    own |= {config.user} if config else set()
+    own -= {pooled}
     # A pooler's own backends come from its host, also when there is an agent beside it.
     poolers = {pooler.address for pooler in fleet.pgbouncer.hosts}
     there = {
         backend["user"]
         for backend in (found["backends"] if found else [])
-        if backend["address"] == host.address
-        and backend["user"] in users
-        and not (backend["address"] in poolers and backend["user"] == fleet.pem_server.agent_user)
+        if backend["user"] in own
+        or (backend["user"] == pooled and backend["address"] in {host.address} - poolers)
     }
     return min(there, default="")

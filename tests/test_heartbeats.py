@@ -84,6 +84,11 @@ def seen(fleet, agents, clients, backends=(), config=None):
             id="directly, by a role of its own",
         ),
         pytest.param(
+            [agent(4.2)], {}, (backend("192.0.2.99", user="agent7"),), False,
+            "registered as id 7, last heartbeat 4 s ago, directly as agent7",
+            id="directly, through something that hides its address",
+        ),
+        pytest.param(
             [agent(4.2)], ONE_CLIENT, (backend(user="agent8"), backend(user="pem_admin1")), True,
             "registered as id 7, last heartbeat 4 s ago, through bouncer1 as pem_agent_user1",
             id="others that log in from its host are not the agent",

@@ -101,17 +101,38 @@ def test_a_missing_deploy_is_a_failure_before_any_other_runs(run, inventory):
     )
 
 
+def test_an_agent_is_rolled_back_by_its_hosts_name_alone():
+    # As if the environment was made: the target looks at its variables first.
+    code, said = command(
+        "make",
+        "-o",
+        ".venv/installed",
+        "agent-rollback",
+        "INVENTORY=inventories/example.py",
+        "HOST=",
+    )
+    assert code != 0
+    assert said.startswith(
+        "HOST is not given"
+        "\nHINT: make agent-rollback INVENTORY=inventories/example.py HOST=agent1\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("deploys", "limit", "idle"),
     [
         (["deploys/ca.py"], "nobody", "deploys/ca.py"),
         (["deploys/agent.py"], "bouncer1", "deploys/agent.py"),
+        (["deploys/agent_rollback.py"], "bouncer1", "deploys/agent_rollback.py"),
         (["deploys/ca.py", "deploys/agent.py"], "bouncer1", "deploys/agent.py"),
         (["deploys/pem_server.py", "deploys/agent.py"], "pgbouncer",
          "deploys/pem_server.py, deploys/agent.py"),
         ([], "nobody", ", ".join(f"deploys/{name}.py" for name in DEPLOYS)),
     ],
-    ids=["no such host", "another role", "one of two", "a group", "none named, no such host"],
+    ids=[
+        "no such host", "another role", "rolling back no agent", "one of two", "a group",
+        "none named, no such host",
+    ],
 )  # fmt: skip
 def test_a_limit_that_leaves_a_named_deploy_without_a_host_is_a_failure(
     run, inventory, deploys, limit, idle
