@@ -3,8 +3,10 @@
 The tests follow one another: agent3 is direct at first, and its new row in PEM is gone at the end.
 """
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -178,8 +180,7 @@ def test_an_agent_whose_heartbeats_fail_through_the_poolers_beats_directly_withi
     lab: Lab, agent: Agent
 ) -> None:
     with heartbeats_refused(lab, agent), _run() as run:
-        trial = within(60, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
-        assert trial
+        within(60, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
         within(60, "it beats directly again", lambda: _is_back(agent))
         said = run.communicate(timeout=60)[0]
     assert run.returncode != 0
@@ -199,6 +200,18 @@ def test_a_host_goes_back_by_itself_when_the_operators_machine_is_lost(
     agent.assert_untouched_trial_over()
 
 
+def test_a_run_undoes_the_trial_of_another_that_was_cut_off_and_then_moves_the_agent(
+    lab: Lab, agent: Agent
+) -> None:
+    with heartbeats_refused(lab, agent), _run() as cut_off:
+        within(60, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
+        cut_off.kill()
+    run = pyinfra("deploy", "deploys/agent.py", limit=HOST)
+    assert run.returncode == 0, run.stdout
+    assert agent.pooled() == 1
+    assert not lab.on(HOST).file(f"{HOME}/trial").exists
+
+
 def _run() -> subprocess.Popen[str]:
     """A run of the deploy, which goes on while the test looks."""
     return subprocess.Popen(
@@ -216,11 +229,9 @@ def _is_back(agent: Agent) -> bool:
     return agent.config() == agent.text and agent.beats_directly()
 
 
-def test_a_direct_agent_moves_and_keeps_its_id_and_everything_in_its_file(
+def test_an_agent_that_moved_keeps_its_id_and_everything_in_its_file(
     lab: Lab, agent: Agent
 ) -> None:
-    run = pyinfra("deploy", "deploys/agent.py", limit=HOST)
-    assert run.returncode == 0, run.stdout
     within(30, "it beats through a pooler", lambda: agent.pooled() == 1)
     assert (agent.backends(), agent.heartbeat_age() < 30) == (0, True)
 
@@ -285,7 +296,18 @@ def test_an_agent_with_a_spooler_stays_direct_and_the_run_says_so(agent: Agent) 
     assert run.returncode == 0, run.stdout
     assert "the agent stays direct: LISTEN of enable_snmp does not pass" in run.stdout
     assert (agent.started(), agent.config()) == (started, text)
+    said = _status()
+    assert (said["id"], said["way"], said["well"]) == (agent.id, "direct", True)
+    assert said["words"].endswith(f"directly as agent{agent.id}, as it must with enable_snmp")
     agent.write(agent.text)
+
+
+def _status() -> dict[str, object]:
+    """What status says of the agent, by its name in the inventory."""
+    command = [sys.executable, "-m", "fleet.status", INVENTORY, "--no-drift", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    agents: list[dict[str, object]] = json.loads(done.stdout)["agents"]
+    return next(one for one in agents if one["name"] == HOST)
 
 
 def test_an_inactive_agent_keeps_its_id_even_with_a_pemworker_that_gives_it_another(
