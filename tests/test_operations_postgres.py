@@ -306,3 +306,30 @@ def test_certificates_that_are_not_made_yet_fail_the_host(plan, caplog, tmp_path
     said = fails(planned, caplog)
     assert f"{tmp_path}/client-ca.crt does not exist" in said
     assert "HINT: pyinfra INVENTORY deploys/ca.py" in said
+
+
+def test_a_setting_that_waits_for_a_restart_is_written_once(plan):
+    """Until then the server calls it an error of the file, so that is asked with it."""
+    asked = []
+
+    def holds(conditions, port):  # noqa: ARG001  a fact is asked with both
+        asked.extend(conditions)
+        return [True]
+
+    arguments = {"setting": "max_connections", "value": "200"}
+    planned = plan(postgres.setting, "pem.example.com", {PostgresHolds: holds}, **arguments)
+    assert planned.changing == []
+    assert "'max_connections' IN (SELECT name FROM pg_settings WHERE pending_restart)" in asked[0]
+
+
+def test_what_waits_after_a_reload_is_told_in_the_same_run(plan, caplog):
+    answers = [SERVER, SERVER, SERVER | {"pending_restart": ["max_connections"]}]
+
+    def said(port):  # noqa: ARG001  a fact is asked with it
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    facts = {PostgresServer: said}
+    plan(postgres.reload, "pem.example.com", facts)
+    assert "waits for a restart of Postgres, which is yours to choose: max_connections" in (
+        caplog.text
+    )

@@ -136,11 +136,10 @@ def setting(setting: str, value: str, port: int = 5432) -> Generator[PyinfraComm
     holds = host.get_fact(
         PostgresHolds,
         conditions=(
-            "SELECT setting = "
-            + literal(value)
-            + " FROM pg_file_settings WHERE name = "
-            + literal(setting)
-            + " AND error IS NULL ORDER BY seqno DESC LIMIT 1",
+            # What waits for a restart counts as an error of the file, and is none.
+            f"SELECT setting = {literal(value)} FROM pg_file_settings"
+            f" WHERE name = {literal(setting)} AND (error IS NULL OR {literal(setting)} IN"
+            " (SELECT name FROM pg_settings WHERE pending_restart)) ORDER BY seqno DESC LIMIT 1",
         ),
         port=port,
     )
@@ -266,11 +265,7 @@ def reload(port: int = 5432) -> Generator[PyinfraCommand, None, None]:
     if server is None:
         yield _answer(port)
         return
-    if server["pending_restart"]:
-        logger.warning(
-            f"{host.print_prefix}waits for a restart of Postgres, which is yours to choose:"
-            f" {', '.join(server['pending_restart'])}"
-        )
+    _tell_what_waits(server["pending_restart"])
     if not server["unread"]:
         host.noop("the server has read all its files")
         return
@@ -283,6 +278,18 @@ def reload(port: int = 5432) -> Generator[PyinfraCommand, None, None]:
         "ident_errors": _file_errors("pg_ident_file_mappings", server),
     }
     yield shell(script("reload-postgres.sh", values))
+    # Only now that it has read them, it knows which new ones wait.
+    after = host.get_fact(PostgresServer, port=port)
+    if after is not None:
+        _tell_what_waits(sorted(set(after["pending_restart"]) - set(server["pending_restart"])))
+
+
+def _tell_what_waits(settings: list[str]) -> None:
+    if settings:
+        logger.warning(
+            f"{host.print_prefix}waits for a restart of Postgres, which is yours to choose:"
+            f" {', '.join(settings)}"
+        )
 
 
 def _checked_block(
