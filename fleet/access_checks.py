@@ -54,6 +54,8 @@ def _names_are_free(fleet: "Fleet", access: Access) -> Iterator[str]:
     taken = {server.admin_user: "PemServer(admin_user=…)", server.agent_user: "all agents' user"}
     if server.installation is not None:
         taken[server.installation.superuser] = "PemInstallation(superuser=…)"
+    if fleet.pgbouncer.stats_user is not None:
+        taken[fleet.pgbouncer.stats_user] = "PgBouncer(stats_user=…)"
     hosts = {name.lower() for _, host in fleet.memberships() for name in host.all_names}
     for user in access.users:
         if user.name in taken and not RESERVED_USER.match(user.name):

@@ -103,7 +103,9 @@ class User(Role):
     pooled: bool = Field(False, description="it comes in through the poolers as well")
     pool_mode: PoolMode | None = Field(None, description="where it differs from the database's")
     pool_connection_limit: Count | None = Field(
-        None, description="server connections of one pooler for this user, in all databases"
+        None,
+        description="server connections of one pooler for this user, in all databases; an idle one"
+        " in another database counts for up to a minute",
     )
 
     @model_validator(mode="after")
