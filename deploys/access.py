@@ -13,18 +13,12 @@ from pyinfra.api import deploy
 from fleet import is_entrypoint
 from fleet.access import hba_lines, ident_lines, user_function_wishes
 from fleet.databases import Access
-from fleet.grants import (
-    database_wishes,
-    group_wishes,
-    left_databases,
-    left_users,
-    privilege_wishes,
-    user_wishes,
-)
+from fleet.grants import database_wishes, left_databases, privilege_wishes
 from fleet.hosts import Fleet
 from fleet.operations import postgres
 from fleet.platforms import Postgres, family_of
 from fleet.platforms import postgres as postgres_row
+from fleet.users import group_wishes, left_users, user_wishes
 
 
 @deploy("Access")

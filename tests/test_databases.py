@@ -8,9 +8,10 @@ from pyinfra.api.exceptions import InventoryError
 
 from fleet.databases import Access, Database, PoolerRule, Rule, User
 from fleet.facts.postgres import PostgresHolds, PostgresNames, PostgresStandby
-from fleet.grants import database_wishes, privilege_wishes, user_wishes
+from fleet.grants import database_wishes, privilege_wishes
 from fleet.operations.postgres import database, left_behind
 from fleet.sizing import sizing
+from fleet.users import user_wishes
 from tests.samples import DEBIAN_13, USER_PASSWORD, sample_access
 
 PASSWORD = SecretStr(USER_PASSWORD)
