@@ -52,6 +52,10 @@ agent-rollback: setup  ## A moved agent back to its backup, direct: INVENTORY=â€
 	@[ -n "$(HOST)" ] || { echo "HOST is not given"; echo "HINT: make $@ INVENTORY=$(INVENTORY) HOST=agent1"; exit 1; }
 	@$(RUN) deploy $(INVENTORY) deploys/agent_rollback.py --limit $(HOST)
 
+verify: setup  ## Look at every host, pooler, agent and certificate of a deployed fleet: INVENTORY=â€¦; reads only
+	@$(need_inventory)
+	@$(BIN)/pytest -q tests/verify --inventory=$(INVENTORY)
+
 bench-deploy: setup-lab  ## Time lab-up (cached) and a second run of all deploys, and print ratios
 	@$(BIN)/python tests/bench_deploy.py
 
@@ -78,4 +82,4 @@ need_inventory = [ -n "$(INVENTORY)" ] || { echo "INVENTORY is not given"; echo 
 
 # The order of the goals on the command line counts: make lab-up test.
 .NOTPARALLEL:
-.PHONY: help lab-up lab-down test check plan deploy restart-poolers status agent-rollback bench-deploy setup setup-lab
+.PHONY: help lab-up lab-down test check plan deploy restart-poolers status verify agent-rollback bench-deploy setup setup-lab

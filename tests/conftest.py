@@ -19,6 +19,7 @@ def pytest_addoption(parser):
         action="store_true",
         help="write tests/rendered/ anew, to be reviewed by `git diff tests/rendered`",
     )
+    parser.addoption("--inventory", help="the deployed fleet that tests/verify/ looks at")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+INVENTORY = "inventories/lab.py"
 BIN = ROOT / ".venv" / "bin"
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|error)")
 SKIPPED = re.compile(r"^SKIPPED .*", re.MULTILINE)
@@ -61,6 +62,7 @@ def main() -> int:
     lab = lab_is_ready()
     if lab.ok:
         stages.append(run("lab tests", "pytest", "-q", "--durations=10", "tests/lab"))
+        stages.append(run("verify", "pytest", "-q", "tests/verify", f"--inventory={INVENTORY}"))
     else:
         stages.append(lab)
 
@@ -86,9 +88,9 @@ def lab_is_ready() -> Stage:
     """Bring the lab up, and deploy what the checkout says into it; nothing new changes nothing."""
     up = run("lab", "python", "-m", "lab", "up")
     if up.ok:
-        up = run("lab", "python", "-m", "fleet.run", "deploy", "inventories/lab.py")
+        up = run("lab", "python", "-m", "fleet.run", "deploy", INVENTORY)
     if not up.ok:
-        up.skipped.append("tests/lab: the lab did not come up, see above")
+        up.skipped.append("tests/lab, tests/verify: the lab did not come up, see above")
     return up
 
 

@@ -10,52 +10,18 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import testinfra
 from pyinfra.api.exceptions import InventoryError
-from testinfra.host import Host as Remote
 
 from fleet import ROOT
-from fleet.hosts import Fleet
 from fleet.inventory import fleet_of
-from fleet.leaves import agent_leaf
-from fleet.pki import authority_file, certificate_file, key_file
+from tests.site import Site
 
 INVENTORY = "inventories/lab.py"
 PYINFRA = str(Path(sys.executable).with_name("pyinfra"))
 
 
-class Lab:
+class Lab(Site):
     """The lab that is up, with the fleet deployed into it."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
-        self.machines = {host.name: host for host in fleet.machines()}
-        self._remotes: dict[str, Remote] = {}
-
-    def on(self, name: str) -> Remote:
-        """A host, by the inventory's own ssh settings, as root."""
-        if name not in self._remotes:
-            ssh = self.machines[name].ssh
-            options = (
-                f"-o UserKnownHostsFile={ssh['ssh_known_hosts_file']} -o StrictHostKeyChecking=yes"
-            )
-            self._remotes[name] = testinfra.get_host(
-                f"ssh://{ssh['ssh_user']}@{ssh['ssh_hostname']}:{ssh['ssh_port']}",
-                ssh_identity_file=ssh["ssh_key"],
-                ssh_extra_args=f"{options} -o ConnectTimeout=5",
-                sudo=True,
-            )
-        return self._remotes[name]
-
-    def run(self, name: str, command: str) -> str:
-        """What a command printed on a host; it must succeed."""
-        return self.on(name).check_output(command)
-
-    def sql(self, statement: str, database: str = "pem") -> str:
-        """What the server's own psql answers to its superuser."""
-        server = self.fleet.pem_server.hosts[0].name
-        quoted = statement.replace("'", "'\\''")
-        return self.run(server, f"sudo -u postgres psql -XAtq -d {database} -c '{quoted}'")
 
     def ask(self, name: str, show: str) -> list[dict[str, str]]:
         """A SHOW of the admin console of a pooler, by the administrator's way in."""
@@ -72,35 +38,6 @@ class Lab:
             user=server.admin_user,
             password=server.admin_password.get_secret_value(),
         )
-
-    def connect(self, name: str, **parameters: str) -> psycopg.Connection:
-        """A connection to a pooler as libpq makes it, its certificate and name checked."""
-        host = self.machines[name]
-        settings = {
-            "host": host.name,
-            "hostaddr": host.address,
-            "port": str(self.fleet.pgbouncer.listen_port),
-            "dbname": "pem",
-            "sslmode": "verify-full",
-            "sslrootcert": str(authority_file(self.fleet.certificate_authority, "server")),
-            "connect_timeout": "10",
-            **parameters,
-        }
-        # Its own auto-prepared statements would be the pooler's business, not the tests'.
-        return psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
-
-    def as_agent(self, pooler: str, **parameters: str) -> psycopg.Connection:
-        """A connection to a pooler with the papers of the first agent."""
-        return self.connect(pooler, **{**self.agent_papers(), **parameters})
-
-    def agent_papers(self) -> dict[str, str]:
-        authority = self.fleet.certificate_authority
-        leaf = agent_leaf(self.fleet, self.fleet.agent.hosts[0])
-        return {
-            "user": self.fleet.pem_server.agent_user,
-            "sslcert": str(certificate_file(authority, leaf)),
-            "sslkey": str(key_file(authority, leaf)),
-        }
 
     def feed(self, name: str, script: str, secret: str) -> subprocess.CompletedProcess[str]:
         """A shell script on a host, as root, with a secret on its standard input."""

@@ -36,28 +36,6 @@ def test_pems_own_agent_still_beats_directly(lab: Lab) -> None:
     assert lab.sql(beats) == "t"
 
 
-def test_only_the_poolers_role_may_call_it(lab: Lab) -> None:
-    for role, may in (("pgbouncer", "t"), ("pem_admin1", "f"), ("pem_agent_user1", "f")):
-        privilege = f"has_function_privilege('{role}', 'pem_fleet.get_pool_auth(text)', 'EXECUTE')"
-        assert lab.sql(f"SELECT {privilege}") == may, role
-
-
-def test_no_agent_may_read_the_verifiers_by_pems_function(lab: Lab) -> None:
-    for role in ("pem_agent_user1", "pem_admin1", "agent1"):
-        privilege = f"has_function_privilege('{role}', 'pem.get_agent_pool_auth(text)', 'EXECUTE')"
-        assert lab.sql(f"SELECT {privilege}") == "f", role
-
-
-def test_no_role_of_the_pool_is_a_superuser(lab: Lab) -> None:
-    assert (
-        lab.sql(
-            "SELECT string_agg(rolname || ' ' || rolsuper, ', ' ORDER BY rolname) FROM pg_roles"
-            " WHERE rolname IN ('pgbouncer', 'pem_admin1', 'pem_agent_user1')"
-        )
-        == "pem_admin1 false, pem_agent_user1 false, pgbouncer false"
-    )
-
-
 def test_files_that_were_written_but_not_read_are_read_by_the_next_run(lab: Lab) -> None:
     """What a run leaves behind that was killed between writing pg_hba.conf and the reload."""
     path = lab.sql("SHOW hba_file")

@@ -1,0 +1,133 @@
+"""A deployed fleet, as tests see it: hosts over the inventory's own ssh, poolers by libpq.
+
+Everything here only reads. What it opens at a pooler is a login, or the try of one.
+"""
+
+import socket
+
+import psycopg
+import testinfra
+from testinfra.host import Host as Remote
+
+from fleet.hosts import Fleet
+from fleet.leaves import agent_leaf
+from fleet.pki import authority_file, certificate_file, key_file
+from fleet.platforms import FAMILIES, pgbouncer, postgres
+
+REACH_SECONDS = 3
+
+
+class Site:
+    """The hosts of a fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.machines = {host.name: host for host in fleet.machines()}
+        self._remotes: dict[str, Remote] = {}
+        self._programs: dict[tuple[str, str], bool] = {}
+
+    def on(self, name: str) -> Remote:
+        """A host, by the inventory's own ssh settings, as root."""
+        if name not in self._remotes:
+            ssh = self.machines[name].ssh
+            options = ["ConnectTimeout=5", "StrictHostKeyChecking=yes"]
+            if known_hosts := ssh.get("ssh_known_hosts_file"):
+                options.append(f"UserKnownHostsFile={known_hosts}")
+            user = f"{ssh['ssh_user']}@" if "ssh_user" in ssh else ""
+            self._remotes[name] = testinfra.get_host(
+                f"ssh://{user}{ssh.get('ssh_hostname', name)}:{ssh.get('ssh_port', 22)}",
+                ssh_identity_file=ssh.get("ssh_key"),
+                ssh_extra_args=" ".join(f"-o {option}" for option in options),
+                sudo=True,
+            )
+        return self._remotes[name]
+
+    def run(self, name: str, command: str) -> str:
+        """What a command printed on a host; it must succeed."""
+        return self.on(name).check_output(command)
+
+    def has(self, name: str, program: str) -> bool:
+        """Whether a program is installed on a host."""
+        if (name, program) not in self._programs:
+            self._programs[name, program] = self.on(name).exists(program)
+        return self._programs[name, program]
+
+    def family(self, name: str) -> str:
+        """The OS family of a host."""
+        return FAMILIES[self.on(name).system_info.distribution]
+
+    def place_of_postgres(self, name: str):
+        """Where Postgres is on a host."""
+        server = self.fleet.pem_server
+        return postgres(self.family(name), server.vendor, server.postgres_version)
+
+    def place_of_pgbouncer(self, name: str):
+        """Where PgBouncer is on a host."""
+        pooler = self.fleet.pgbouncer
+        return pgbouncer(self.family(name), pooler.vendor, pooler.version)
+
+    def sql(self, statement: str, database: str = "pem", server: str = "") -> str:
+        """What a server's own psql answers to its superuser; the first server if none is named."""
+        name = server or self.fleet.pem_server.hosts[0].name
+        return self.run(name, self.psql(name, statement, database))
+
+    def psql(self, name: str, statement: str, database: str = "pem") -> str:
+        """The command that asks a server on its own host."""
+        quoted = statement.replace("'", "'\\''")
+        return (
+            f"cd / && sudo -u {self.place_of_postgres(name).user} psql -XAtq -v ON_ERROR_STOP=1"
+            f" -p {self.fleet.pem_server.port} -d {database} -c '{quoted}'"
+        )
+
+    def sockets(self, name: str) -> tuple[str, ...]:
+        """The directories of a pooler's sockets, one for each of its processes."""
+        return (self.place_of_pgbouncer(name).run_directory,)
+
+    def show(self, name: str, what: str, socket_directory: str) -> list[dict[str, str]]:
+        """A SHOW of a pooler's console, by the service's own OS user on the pooler's host."""
+        place = self.place_of_pgbouncer(name)
+        lines = self.run(
+            name,
+            f"cd / && sudo -u {place.user} psql -XAq -P footer=off -U pgbouncer -d pgbouncer"
+            f" -h {socket_directory} -p {self.fleet.pgbouncer.listen_port} -c 'SHOW {what}'",
+        ).splitlines()
+        return [dict(zip(lines[0].split("|"), line.split("|"), strict=True)) for line in lines[1:]]
+
+    def connect(self, name: str, **parameters: str) -> psycopg.Connection:
+        """A connection to a pooler as libpq makes it, its certificate and name checked."""
+        host = self.machines[name]
+        settings = {
+            "host": host.name,
+            "hostaddr": host.address,
+            "port": str(self.fleet.pgbouncer.listen_port),
+            "dbname": "pem",
+            "sslmode": "verify-full",
+            "sslrootcert": str(authority_file(self.fleet.certificate_authority, "server")),
+            "connect_timeout": "10",
+            **parameters,
+        }
+        # Its own auto-prepared statements would be the pooler's business, not the tests'.
+        return psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
+
+    def reachable(self, name: str) -> bool:
+        """Whether this machine comes to a pooler's port; a firewall may well be in between."""
+        address = (self.machines[name].address, self.fleet.pgbouncer.listen_port)
+        try:
+            socket.create_connection(address, timeout=REACH_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+    def as_agent(self, pooler: str, **parameters: str) -> psycopg.Connection:
+        """A connection to a pooler with the papers of the first agent."""
+        return self.connect(pooler, **{**self.agent_papers(), **parameters})
+
+    def agent_papers(self) -> dict[str, str]:
+        """The first agent's user, certificate and key."""
+        authority = self.fleet.certificate_authority
+        leaf = agent_leaf(self.fleet, self.fleet.agent.hosts[0])
+        return {
+            "user": self.fleet.pem_server.agent_user,
+            "sslcert": str(certificate_file(authority, leaf)),
+            "sslkey": str(key_file(authority, leaf)),
+        }
