@@ -63,6 +63,12 @@ def look(fleet: Fleet, *, with_drift: bool = True) -> Findings:
         late = _Answers(unanswered=f"it did not answer within {ASK_SECONDS} s")
         answers = {name: one.get() if one.ready() else late for name, one in asked.items()}
         seen: dict[str, Heartbeat] = beats.get() if beats.ready() else {}
+        for name, one in seen.items():
+            if one.spoolers and name in answers:
+                # It stays direct, and has none of our papers.
+                answers[name].certificates = [
+                    held for held in answers[name].certificates if held.certificates
+                ]
         steps, unplanned = drift(state) if with_drift else (None, {})
         disconnect_all(state)
     unanswered = {name: one.unanswered for name, one in answers.items() if one.unanswered}

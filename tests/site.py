@@ -9,10 +9,13 @@ import psycopg
 import testinfra
 from testinfra.host import Host as Remote
 
+from fleet.agent_config import AgentConfig
 from fleet.hosts import Fleet
 from fleet.leaves import agent_leaf
 from fleet.pki import authority_file, certificate_file, key_file
-from fleet.platforms import FAMILIES, pgbouncer, postgres
+from fleet.platforms import FAMILIES, PEM_AGENT_CONFIG, pgbouncer, postgres
+from fleet.pooler import consoles
+from fleet.processes import processes
 
 REACH_SECONDS = 3
 
@@ -81,7 +84,15 @@ class Site:
 
     def sockets(self, name: str) -> tuple[str, ...]:
         """The directories of a pooler's sockets, one for each of its processes."""
-        return (self.place_of_pgbouncer(name).run_directory,)
+        return consoles(self.fleet, self.place_of_pgbouncer(name))
+
+    def units(self, name: str) -> tuple[str, ...]:
+        """The units of a pooler's processes, in the same order."""
+        return tuple(one.unit for one in processes(self.fleet, self.place_of_pgbouncer(name)))
+
+    def config(self, agent: str) -> AgentConfig:
+        """The agent.cfg of an agent."""
+        return AgentConfig(self.on(agent).file(PEM_AGENT_CONFIG).content)
 
     def show(self, name: str, what: str, socket_directory: str) -> list[dict[str, str]]:
         """A SHOW of a pooler's console, by the service's own OS user on the pooler's host."""

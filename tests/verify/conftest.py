@@ -9,6 +9,7 @@ import pytest
 from pyinfra.api.exceptions import InventoryError
 
 from fleet.inventory import fleet_of
+from fleet.platforms import PEM_AGENT_CONFIG, PEM_AGENT_UNIT, TRUST_DIRECTORY
 from tests.site import Site
 
 
@@ -42,3 +43,30 @@ def pytest_generate_tests(metafunc):
 def site(request):
     """The fleet of the inventory."""
     return Site(_fleet(request.config))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unchanged(site):
+    """These tests themselves change no file of ours on any host, and restart no service."""
+    before = {name: _traces(site, name) for name in site.machines}
+    yield
+    after = {name: _traces(site, name) for name in site.machines}
+    assert after == before, "a host changed meanwhile; by whom, if not by a deploy of yours?"
+
+
+def _traces(site, name):
+    """The files of ours on a host, by inode and time of change, and its services' processes."""
+    directories, units = [TRUST_DIRECTORY], []
+    if name in {host.name for host in site.fleet.pgbouncer.hosts}:
+        directories.append(site.place_of_pgbouncer(name).directory)
+        units += site.units(name)
+    if name in {host.name for host in site.fleet.pem_server.hosts}:
+        units.append(site.place_of_postgres(name).unit)
+    if name in {host.name for host in site.fleet.agent.hosts}:
+        directories.append(PEM_AGENT_CONFIG)
+        units.append(PEM_AGENT_UNIT)
+    return site.run(
+        name,
+        f"find {' '.join(directories)} -printf '%i %m %u %C@ %p\\n' | sort;"
+        f" systemctl show -p MainPID -p ActiveEnterTimestampMonotonic {' '.join(units)}",
+    )

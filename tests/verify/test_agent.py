@@ -4,7 +4,16 @@ import psycopg
 import pytest
 
 from fleet.heartbeats import FRESH_SECONDS
-from fleet.platforms import PEM_AGENT_CONFIG, PEM_AGENT_UNIT, PEM_WORKER, SERVER_CA_FILE
+from fleet.platforms import AGENT_DIRECTORY, PEM_AGENT_UNIT, PEM_WORKER, SERVER_CA_FILE
+
+
+@pytest.fixture
+def config(site, agent):
+    """The agent.cfg of an agent that is to be pooled."""
+    config = site.config(agent)
+    if config.spoolers:
+        pytest.skip(f"{agent} stays direct, with {', '.join(config.spoolers)}")
+    return config
 
 
 def test_it_runs_and_starts_at_boot(site, agent):
@@ -18,22 +27,19 @@ def test_pems_own_check_is_content(site, agent):
     assert said.rc == 0, said.stderr
 
 
-def test_it_knows_all_poolers_and_checks_their_names(site, agent):
-    text = site.run(agent, f"cat {PEM_AGENT_CONFIG}")
-    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+def test_it_knows_all_poolers_and_checks_their_names(site, config):
     poolers = {host.name for host in site.fleet.pgbouncer.hosts}
-    assert set(values["pem_host"].split(",")) == poolers
-    assert values["pem_ssl_mode"] == "verify-full"
+    assert set((config.value("pem_host") or "").split(",")) == poolers
+    assert config.value("pem_ssl_mode") == "verify-full"
+    assert config.user == site.fleet.pem_server.agent_user
 
 
 def test_pem_had_a_heartbeat_of_it_just_now(site, agent):
     """By the database that is no standby."""
-    text = site.run(agent, f"cat {PEM_AGENT_CONFIG}")
-    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     ages = [
         site.sql(
             "SELECT extract(epoch FROM now() - last_heartbeat) FROM pem.agent_heartbeat"
-            f" WHERE agent_id = {int(values['agent_id'])} AND NOT pg_is_in_recovery()",
+            f" WHERE agent_id = {site.config(agent).agent_id} AND NOT pg_is_in_recovery()",
             server=server.name,
         )
         for server in site.fleet.pem_server.hosts
@@ -42,12 +48,13 @@ def test_pem_had_a_heartbeat_of_it_just_now(site, agent):
     assert float(age) <= FRESH_SECONDS
 
 
+@pytest.mark.usefixtures("config")
 def test_its_certificate_opens_every_pooler(site, agent):
     """By psql where that is installed; PEM's agent does not bring it."""
     if not site.has(agent, "psql"):
         pytest.skip(f"psql is not installed on {agent}; see the next test")
     user, port = site.fleet.pem_server.agent_user, site.fleet.pgbouncer.listen_port
-    stem = f"/etc/pem-fleet/agent/{user}"
+    stem = f"{AGENT_DIRECTORY}/{user}"
     for pooler in site.fleet.pgbouncer.hosts:
         answer = site.run(
             agent,
@@ -58,11 +65,12 @@ def test_its_certificate_opens_every_pooler(site, agent):
         assert answer == "1", pooler.name
 
 
+@pytest.mark.usefixtures("config")
 def test_every_pooler_takes_its_certificate_and_shows_one_of_its_own_name(site, agent):
     if not site.has(agent, "openssl"):
         pytest.skip(f"openssl is not installed on {agent}")
     user, port = site.fleet.pem_server.agent_user, site.fleet.pgbouncer.listen_port
-    stem = f"/etc/pem-fleet/agent/{user}"
+    stem = f"{AGENT_DIRECTORY}/{user}"
     for pooler in site.fleet.pgbouncer.hosts:
         shown = site.on(agent).run(
             f"sleep 1 | openssl s_client -connect {pooler.name}:{port} -starttls postgres"
@@ -73,8 +81,8 @@ def test_every_pooler_takes_its_certificate_and_shows_one_of_its_own_name(site, 
         assert "alert" not in shown.stderr, (pooler.name, shown.stderr)
 
 
-def test_its_papers_open_every_pooler_from_this_machine_too(site):
-    """The first agent's, where the rules of the poolers let this machine try."""
+def test_the_first_agents_papers_open_every_pooler_from_this_machine(site):
+    """Where the rules of the poolers let this machine try."""
     for pooler in site.fleet.pgbouncer.hosts:
         port = site.fleet.pgbouncer.listen_port
         if not site.reachable(pooler.name):

@@ -5,7 +5,7 @@ import pytest
 from fleet.facts.certificates import certificates_in
 from fleet.lifetimes import files_on
 from fleet.pki import authority_file
-from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE
+from fleet.platforms import AGENT_DIRECTORY, CLIENT_CA_FILE, POSTGRES_DIRECTORY, SERVER_CA_FILE
 
 ANCHORS = {"server": SERVER_CA_FILE, "client": CLIENT_CA_FILE}
 
@@ -13,7 +13,11 @@ ANCHORS = {"server": SERVER_CA_FILE, "client": CLIENT_CA_FILE}
 def leaves(site, name):
     """The certificates of a host but its anchors, and the operator's files of the same."""
     files = files_on(site.fleet, site.machines[name], site.family(name))
-    return {path: own for path, own in files.items() if path not in ANCHORS.values()}
+    none_of = set(ANCHORS.values())
+    if site.machines[name] in site.fleet.agent.hosts and site.config(name).spoolers:
+        # Such an agent stays direct, and has none of our papers.
+        none_of.add(f"{AGENT_DIRECTORY}/{site.fleet.pem_server.agent_user}.crt")
+    return {path: own for path, own in files.items() if path not in none_of}
 
 
 @pytest.mark.parametrize("kind", ["server", "client"])
@@ -26,9 +30,9 @@ def test_a_host_trusts_the_authorities_of_this_inventory(site, machine, kind):
 
 
 def test_a_private_key_is_its_owners_alone(site, machine):
-    owners = {"/etc/pem-fleet/agent/": "root"}
+    owners = {f"{AGENT_DIRECTORY}/": "root"}
     if machine in {host.name for host in site.fleet.pem_server.hosts}:
-        owners["/etc/pem-fleet/postgres/"] = site.place_of_postgres(machine).user
+        owners[f"{POSTGRES_DIRECTORY}/"] = site.place_of_postgres(machine).user
     if machine in {host.name for host in site.fleet.pgbouncer.hosts}:
         place = site.place_of_pgbouncer(machine)
         owners[f"{place.directory}/"] = place.user
@@ -77,7 +81,8 @@ def test_a_certificate_and_its_key_belong_together(site, machine, openssl):
 def test_each_agent_has_a_key_of_its_own(site):
     user = site.fleet.pem_server.agent_user
     keys = [
-        site.run(host.name, f"sha256sum < /etc/pem-fleet/agent/{user}.key")
+        site.run(host.name, f"sha256sum < {AGENT_DIRECTORY}/{user}.key")
         for host in site.fleet.agent.hosts
+        if not site.config(host.name).spoolers
     ]
     assert len(set(keys)) == len(keys)

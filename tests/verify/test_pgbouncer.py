@@ -18,9 +18,10 @@ def show(site, pooler):
 
 
 def test_it_runs_and_starts_at_boot(site, pooler):
-    service = site.on(pooler).service(site.place_of_pgbouncer(pooler).unit)
-    assert service.is_running
-    assert service.is_enabled
+    for unit in site.units(pooler):
+        service = site.on(pooler).service(unit)
+        assert service.is_running, unit
+        assert service.is_enabled, unit
 
 
 def test_both_sides_are_tls_and_verified(show):
@@ -38,13 +39,13 @@ def test_no_database_is_paused(show):
     assert {row["paused"] for row in show("DATABASES")} == {"0"}
 
 
-def test_the_limit_of_open_files_covers_clients_and_pools(site, pooler, show):
-    most = max(int(row["value"]) for row in show("CONFIG") if row["key"] == "max_client_conn")
-    pools = sum(int(row["pool_size"]) for row in show("DATABASES"))
-    unit = site.place_of_pgbouncer(pooler).unit
-    limits = site.run(pooler, f"cat /proc/$(systemctl show -p MainPID --value {unit})/limits")
-    limit = re.search(r"Max open files\s+(\d+)", limits)
-    assert int(limit[1]) >= most + pools
+def test_the_limit_of_open_files_covers_clients_and_pools(site, pooler):
+    for unit, directory in zip(site.units(pooler), site.sockets(pooler), strict=True):
+        settings = {row["key"]: row["value"] for row in site.show(pooler, "CONFIG", directory)}
+        pools = [int(row["pool_size"]) for row in site.show(pooler, "DATABASES", directory)]
+        limits = site.run(pooler, f"cat /proc/$(systemctl show -p MainPID --value {unit})/limits")
+        limit = re.search(r"Max open files\s+(\d+)", limits)
+        assert int(limit[1]) >= int(settings["max_client_conn"]) + sum(pools), unit
 
 
 def test_server_connections_stay_within_the_pool(site, pooler, show):
