@@ -56,8 +56,13 @@ verify: setup  ## Look at every host, pooler, agent and certificate of a deploye
 	@$(need_inventory)
 	@$(BIN)/pytest -q tests/verify --inventory=$(INVENTORY)
 
-bench-deploy: setup-lab  ## Time lab-up (cached) and a second run of all deploys, and print ratios
-	@$(BIN)/python tests/bench_deploy.py
+bench-deploy: setup-lab .venv/bench/installed  ## Time lab-up (cached), a second run, and 100 agents beside ansible-core
+	@$(BIN)/python -m tests.bench_deploy
+
+.venv/bench/installed: .venv/installed
+	@$(PYTHON) -m venv .venv/bench
+	@.venv/bench/bin/pip install --quiet --disable-pip-version-check ansible-core==2.19.14
+	@touch $@
 
 setup: .venv/installed        ## The Python environment in .venv
 setup-lab: .venv/installed    ## The same, and the machine's packages for the lab

@@ -2,7 +2,8 @@
 
 Run by `make bench-deploy`. It takes the lab down and up again, from the cached image and packages.
 With COLD=1 it also throws the image and the packages away first: a first `make lab-up`, less the
-Python environment and the machine's packages.
+Python environment and the machine's packages. At the end a hundred agents, beside ansible-core
+(tests/bench/hundred.py).
 """
 
 import json
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from tests.bench import hundred
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = str(ROOT / ".venv" / "bin" / "python")
@@ -64,8 +67,11 @@ def main() -> None:
         ("  table", table),
         ("second run of all deploys, 0 changes", second),
     ]
-    for name, seconds in rows:
-        print(f"{name:45} {seconds:6.1f} s   {seconds / second:5.1f} x the second run")
+    table = [
+        (name, seconds, f"{seconds / second:.1f} x the second run") for name, seconds in rows
+    ] + hundred.measure()
+    for name, seconds, remark in table:
+        print(f"{name:45} {seconds:6.1f} s   {remark}")
 
 
 def _ls() -> str:
