@@ -180,7 +180,7 @@ def test_an_agent_whose_heartbeats_fail_through_the_poolers_beats_directly_withi
     lab: Lab, agent: Agent
 ) -> None:
     with heartbeats_refused(lab, agent), _run() as run:
-        within(60, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
+        within(180, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
         within(60, "it beats directly again", lambda: _is_back(agent))
         said = run.communicate(timeout=60)[0]
     assert run.returncode != 0
@@ -194,7 +194,7 @@ def test_a_host_goes_back_by_itself_when_the_operators_machine_is_lost(
     lab: Lab, agent: Agent
 ) -> None:
     with heartbeats_refused(lab, agent), _run() as run:
-        within(60, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
+        within(180, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
         run.kill()
         within(60, "it beats directly again", lambda: _is_back(agent))
     agent.assert_untouched_trial_over()
@@ -204,7 +204,7 @@ def test_a_run_undoes_the_trial_of_another_that_was_cut_off_and_then_moves_the_a
     lab: Lab, agent: Agent
 ) -> None:
     with heartbeats_refused(lab, agent), _run() as cut_off:
-        within(60, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
+        within(180, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
         cut_off.kill()
     run = pyinfra("deploy", "deploys/agent.py", limit=HOST)
     assert run.returncode == 0, run.stdout
