@@ -10,7 +10,7 @@ from pyinfra.operations import systemd
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
 from fleet.leaves import agent_leaf
-from fleet.operations import agent_move, pem
+from fleet.operations import agent_move, pem, pem_authority
 from fleet.operations.files import File, directory, put
 from fleet.operations.packages import installed
 from fleet.operations.services import restarted_since, units_read
@@ -22,6 +22,7 @@ from fleet.platforms import (
     PEM_AGENT_CONFIG,
     PEM_AGENT_PACKAGE,
     PEM_AGENT_UNIT,
+    PEM_CERTIFICATES,
     SERVER_CA_FILE,
     Family,
     family_of,
@@ -40,7 +41,8 @@ Environment=PGSSLROOTCERT={SERVER_CA_FILE}
 def agent(fleet: Fleet, machine: Host, family: Family) -> None:
     """One agent, from what is there to a heartbeat that came through a pooler."""
     authority, leaf = fleet.certificate_authority, agent_leaf(fleet, machine)
-    stem = f"{AGENT_DIRECTORY}/{fleet.pem_server.agent_user}"
+    from_pem = authority.client_issuer == "pem"
+    stem = f"{PEM_CERTIFICATES if from_pem else AGENT_DIRECTORY}/{fleet.pem_server.agent_user}"
     certificate, key = f"{stem}.crt", f"{stem}.key"
     standing = agent_move.standing(fleet)
 
@@ -50,13 +52,25 @@ def agent(fleet: Fleet, machine: Host, family: Family) -> None:
     agent_move.back_from_a_cut_off_trial(name="Go back from a trial that was cut off")
     installed(name="Install the agent", names=(PEM_AGENT_PACKAGE,), family=family)
     directory(name="Directory for keys", path=AGENT_DIRECTORY, mode="700")
-    put(
-        name="Write the agent's certificate",
-        files=(
-            File(certificate, certificate_file(authority, leaf), mode="600"),
-            File(key, key_file(authority, leaf), mode="600"),
-        ),
-    )
+    if from_pem:
+        installed(name="Install openssl", names=("openssl",), family=family)
+        pem_authority.by_registration(
+            name="Have PEM make a certificate for the pooled role, if it is due",
+            fleet=fleet,
+            leaf=leaf,
+            poolers=preferred(fleet.pgbouncer, machine),
+            certificate=certificate,
+            key=key,
+            _serial=True,
+        )
+    else:
+        put(
+            name="Write the agent's certificate",
+            files=(
+                File(certificate, certificate_file(authority, leaf), mode="600"),
+                File(key, key_file(authority, leaf), mode="600"),
+            ),
+        )
     if standing == "direct":
         move(fleet=fleet, values=settings(fleet, machine, certificate, key))
     else:

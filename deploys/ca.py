@@ -24,11 +24,9 @@ def ca(fleet: Fleet, machine: Host) -> None:
     settings = fleet.certificate_authority
     authorities(name="Make the server CA and the client CA", settings=settings, _run_once=True)
 
-    leaves(
-        name="Issue the certificates of its roles",
-        settings=settings,
-        wanted=leaves_of(fleet, machine),
-    )
+    wanted = leaves_of(fleet, machine)
+    if wanted:
+        leaves(name="Issue the certificates of its roles", settings=settings, wanted=wanted)
 
     directory(name=f"Directory {TRUST_DIRECTORY}", path=TRUST_DIRECTORY, mode="755")
     put(

@@ -24,7 +24,7 @@ from fleet.access import (
 )
 from fleet.hosts import Fleet, Host, PemServer
 from fleet.leaves import server_leaf
-from fleet.operations import pem, postgres
+from fleet.operations import pem, pem_authority, postgres
 from fleet.operations.files import CANDIDATE, File, directory, put
 from fleet.operations.packages import installed
 from fleet.operations.takeover import old_recipe_told, password_poolers
@@ -153,17 +153,23 @@ of_certificate=$(openssl x509 -noout -pubkey -in {cert}{CANDIDATE}) &&
             _sudo_user=place.user,
         )
 
+    # PEM's own CA is in these files anyway.
+    own = "own" in authority.client_authorities
+    if not own:
+        pem_authority.ours_needed_no_more(
+            name="See that no pooler needs our client CA", fleet=fleet
+        )
     postgres.bundle_block(
-        name="Trust the client CA",
+        name="Trust the client CA" if own else "Trust the client CA no more",
         setting="ssl_ca_file",
-        certificates=authority_file(authority, "client"),
+        certificates=authority_file(authority, "client") if own else None,
         port=port,
         _sudo_user=place.user,
     )
     postgres.bundle_block(
         name="Revocation list of the client CA",
         setting="ssl_crl_file",
-        certificates=authority_file(authority, "client", "crl"),
+        certificates=authority_file(authority, "client", "crl") if own else None,
         port=port,
         _sudo_user=place.user,
     )

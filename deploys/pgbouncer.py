@@ -14,6 +14,8 @@ from fleet import is_entrypoint
 from fleet.access import USER_FUNCTION
 from fleet.capacity import demand
 from fleet.hosts import Fleet, Host
+from fleet.leaves import pool_leaf
+from fleet.operations import pem_authority
 from fleet.operations.files import directory, put
 from fleet.operations.packages import installed
 from fleet.operations.pgbouncer import (
@@ -33,7 +35,14 @@ from fleet.platforms import (
     family_of,
 )
 from fleet.platforms import pgbouncer as pgbouncer_row
-from fleet.pooler import configuration, login, runtime_settings, spare_ini
+from fleet.pooler import (
+    configuration,
+    login,
+    pool_pair,
+    runtime_settings,
+    spare_ini,
+    written_inis,
+)
 from fleet.processes import drop_in_directory, processes, template_paths, unit_files
 from fleet.sizing import sizing
 
@@ -45,12 +54,11 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
     limits = sizing(settings, fleet.agent, fleet.access)
     pools = demand(fleet)
 
-    files = configuration(fleet, machine, place)
     surveyed(
         name="See what is on the host",
         fleet=fleet,
         place=place,
-        ini=next(str(file.content) for file in files if file.path == running[0].ini),
+        ini=written_inis(fleet, machine, place)[running[0].ini],
     )
     installed(
         name="Install PgBouncer, psql and logrotate",
@@ -67,10 +75,22 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         group=place.user,
         mode="750",
     )
+    if fleet.certificate_authority.client_issuer == "pem":
+        installed(name="Install openssl", names=("openssl",), family=family)
+        certificate, key = pool_pair(place)
+        pem_authority.waiting(
+            name="Have PEM's CA sign the pooler's certificate, if it is due",
+            fleet=fleet,
+            leaf=pool_leaf(machine),
+            certificate=certificate,
+            key=key,
+            user=place.user,
+        )
+    # As functions: what a step before this one makes is in the files.
     written = put(
         name="Write the configuration, once it is proven",
-        files=files,
-        check=proof(
+        files=lambda: configuration(fleet, machine, place),
+        check=lambda: proof(
             service_user=place.user,
             pgbouncer=place.binary,
             minimum=PGBOUNCER_MINIMUM,
@@ -119,7 +139,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         processes=running,
         user=place.user,
         port=settings.listen_port,
-        settings=runtime_settings(fleet, machine, place),
+        settings=lambda: runtime_settings(fleet, machine, place),
         open_files=limits.open_files,
         rewritten=written.did_change,
     )

@@ -45,6 +45,13 @@ write_candidate() {
         chown "$2" "$1$new" && chmod "$3" "$1$new" && sync "$1$new"
 }
 
+# copied PATH USER:GROUP MODE SOURCE: a candidate whose content is on this host already.
+copied() { attempt "$1" write_copied "$@"; }
+write_copied() {
+    umask 077 && rm -f "$1$new" && cp "$4" "$1$new" && chown "$2" "$1$new" &&
+        chmod "$3" "$1$new" && sync "$1$new"
+}
+
 # likeness PATH BASE64: a candidate with the owner and the mode of the file that is there.
 likeness() { attempt "$1" write_likeness "$@"; }
 write_likeness() {

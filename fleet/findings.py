@@ -28,7 +28,8 @@ class Certificate:
 
     name: its file below the authorities' directory, without the ending.
     places: "host:path", and "operator:path" for this machine.
-    of_operator: whether the operator's file of that name holds this very certificate.
+    of_operator: whether the operator's file of that name holds this very certificate; true as
+        well where there is none to hold it, as PEM's CA issued it.
     days_left: below zero when it has expired; None when the file is missing or holds none.
     renew_days: it is to be renewed when no more than these are left.
     """

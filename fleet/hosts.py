@@ -73,12 +73,25 @@ Hosts = Annotated[
 ]
 
 
+ClientAuthority = Literal["own", "pem"]
+
+
+def _each_authority_once(names: tuple[ClientAuthority, ...]) -> tuple[ClientAuthority, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"{', '.join(names)} names an authority twice"
+            '\nHINT: ("own",), ("own", "pem"), ("pem", "own") or ("pem",)'
+        )
+    return names
+
+
 class CertificateAuthority(Role):
     """The two certificate authorities, one for servers and one for clients.
 
     They live in a directory on the operator's machine. An authority found there
     (`server-ca.crt` and `server-ca.key`, `client-ca.crt` and `client-ca.key`) is used, one that is
-    missing is made.
+    missing is made. PEM's own CA, in its database's data directory, may be the one for clients;
+    docs/authorities.md tells how a fleet moves from one to the other.
     """
 
     directory: str = Field(description="where the keys live, outside of any git checkout")
@@ -86,11 +99,22 @@ class CertificateAuthority(Role):
     key_type: Literal["p256", "rsa3072"] = Field("p256", description='"p256" or "rsa3072"')
     authority_days: Days = Field(3650, description="lifetime of a CA made here")
     leaf_days: Days = Field(90, description="lifetime of each host's and user's certificate")
+    client_authorities: Annotated[
+        tuple[ClientAuthority, ...], Field(min_length=1), AfterValidator(_each_authority_once)
+    ] = Field(
+        ("own",),
+        description='"own", "pem" (PEM\'s CA) or both: all are trusted, the first one issues',
+    )
 
     @property
     def path(self) -> Path:
         """The directory, `~` resolved."""
         return Path(self.directory).expanduser()
+
+    @property
+    def client_issuer(self) -> ClientAuthority:
+        """The authority that issues the poolers' and the agents' client certificates."""
+        return self.client_authorities[0]
 
     @property
     def renew_days(self) -> int:

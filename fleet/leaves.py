@@ -2,8 +2,8 @@
 
 from ipaddress import ip_address
 
+from fleet.certificates import Leaf
 from fleet.hosts import Fleet, Host
-from fleet.pki import Leaf
 
 # The common name by which the poolers log in to the database; pg_ident.conf maps it to the roles.
 POOL_USER = "pem_agent_pool"
@@ -37,10 +37,12 @@ def agent_leaf(fleet: Fleet, host: Host) -> Leaf:
 
 
 def leaves_of(fleet: Fleet, host: Host) -> tuple[Leaf, ...]:
-    """Every certificate that this host needs for its roles."""
+    """Every certificate that our authorities issue to this host for its roles."""
     leaves: list[Leaf] = []
     if host in fleet.pem_server.hosts or host in fleet.pgbouncer.hosts:
         leaves.append(server_leaf(fleet, host))
+    if fleet.certificate_authority.client_issuer == "pem":
+        return tuple(leaves)
     if host in fleet.pgbouncer.hosts:
         leaves.append(pool_leaf(host))
     if host in fleet.agent.hosts:

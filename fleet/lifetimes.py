@@ -9,17 +9,19 @@ from pathlib import Path
 from fleet.facts.certificates import Found, certificates_in
 from fleet.findings import OPERATOR, Certificate
 from fleet.hosts import Fleet, Host
-from fleet.leaves import agent_leaf, leaves_of, server_leaf
+from fleet.leaves import agent_leaf, leaves_of, pool_leaf, server_leaf
 from fleet.pki import KINDS, authority_file, certificate_file
 from fleet.platforms import (
     AGENT_DIRECTORY,
     CLIENT_CA_FILE,
+    PEM_CERTIFICATES,
     POSTGRES_DIRECTORY,
     SERVER_CA_FILE,
+    TRUSTED_CLIENTS_FILE,
     Family,
     pgbouncer,
 )
-from fleet.pooler import configuration
+from fleet.pooler import certificates, pool_pair
 
 _DAY_SECONDS = 86400
 
@@ -34,8 +36,12 @@ class Held:
 
 
 def files_on(fleet: Fleet, machine: Host, family: Family) -> dict[str, Path]:
-    """The certificates that a host holds by its roles: its file, and the operator's of the same."""
+    """The certificates that a host holds by its roles: its file, and the operator's of the same.
+
+    What PEM's CA issued has no copy there; the operator's path is then its name alone.
+    """
     authority = fleet.certificate_authority
+    from_pem = authority.client_issuer == "pem"
     files = {
         SERVER_CA_FILE: authority_file(authority, "server"),
         CLIENT_CA_FILE: authority_file(authority, "client"),
@@ -44,14 +50,19 @@ def files_on(fleet: Fleet, machine: Host, family: Family) -> dict[str, Path]:
         own = certificate_file(authority, server_leaf(fleet, machine))
         files[f"{POSTGRES_DIRECTORY}/server.crt"] = own
     if machine in fleet.pgbouncer.hosts:
-        for file in configuration(
-            fleet, machine, pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version)
-        ):
+        place = pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version)
+        for file in certificates(fleet, machine, place):
             if isinstance(file.content, Path) and file.content.suffix == ".crt":
                 files[file.path] = file.content
+        if from_pem:
+            files[pool_pair(place)[0]] = certificate_file(authority, pool_leaf(machine))
+        if "pem" in authority.client_authorities:
+            # With PEM's CA in it, it is no copy of a file of the operator's.
+            files[TRUSTED_CLIENTS_FILE] = authority.path / "trusted-clients.crt"
     if machine in fleet.agent.hosts:
         own = certificate_file(authority, agent_leaf(fleet, machine))
-        files[f"{AGENT_DIRECTORY}/{fleet.pem_server.agent_user}.crt"] = own
+        directory = PEM_CERTIFICATES if from_pem else AGENT_DIRECTORY
+        files[f"{directory}/{fleet.pem_server.agent_user}.crt"] = own
     return files
 
 
@@ -83,9 +94,8 @@ def lifetimes(fleet: Fleet, on_hosts: Iterable[Held]) -> tuple[Certificate, ...]
                 authority=own in authorities,
                 subject=said["subject"] if said else "",
                 places=tuple(where),
-                of_operator=any(
-                    fingerprint == kept["fingerprint"] for kept in ours[own].certificates
-                ),
+                of_operator=own not in ours
+                or any(fingerprint == kept["fingerprint"] for kept in ours[own].certificates),
                 days_left=left,
                 # As deploys/ca.py says it of an authority, and does it for the others.
                 renew_days=settings.leaf_days if own in authorities else settings.renew_days,

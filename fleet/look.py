@@ -14,6 +14,7 @@ from pyinfra.api.connect import connect_all, disconnect_all
 from pyinfra.api.exceptions import DeployError, PyinfraError
 from pyinfra.context import ctx_state
 
+from fleet.asking import ask, family_on
 from fleet.drift import drift
 from fleet.facts.certificates import Certificates
 from fleet.facts.database import Database, PostgresDatabase
@@ -24,7 +25,7 @@ from fleet.findings import Agent, Drift, Findings, Machine, Pooler, Server
 from fleet.heartbeats import Heartbeat
 from fleet.hosts import Fleet, Group, Host, sources
 from fleet.lifetimes import Held, files_on, lifetimes
-from fleet.observe import ask, family_on, observe
+from fleet.observe import observe
 from fleet.platforms import PEM_AGENT_UNIT, Family, pgbouncer, postgres
 from fleet.pooler import consoles
 from fleet.processes import processes

@@ -5,34 +5,26 @@ Every host is asked over its ssh connection, so nothing else need be reachable f
 
 import time
 from collections.abc import Iterable
-from typing import TypeVar
 
 import gevent.lock
 import gevent.pool
-from paramiko import SSHException
-from pyinfra import logger, state
-from pyinfra.api import FactBase
-from pyinfra.api.exceptions import ConnectError
+from pyinfra import state
 
 from fleet.agent_config import AgentConfig
+from fleet.asking import ask, family_on, leave_out
 from fleet.facts.files import FileBytes
 from fleet.facts.pem import PemAgents, RegisteredAgents
 from fleet.facts.pgbouncer import Client, PgBouncerClients
 from fleet.heartbeats import Heartbeat, heartbeat, heartbeats
 from fleet.hosts import Fleet, PemServer
-from fleet.platforms import PEM_AGENT_CONFIG, Family, family_of, pgbouncer, postgres
+from fleet.platforms import PEM_AGENT_CONFIG, Family, pgbouncer, postgres
 from fleet.pooler import consoles
-
-Answer = TypeVar("Answer")
 
 # Many agents wait for their heartbeats at once: one asks, all read the answer.
 ANSWER_SECONDS = 1.0
 _AT_ONCE = 20
-_TIMEOUT_SECONDS = 10
 _asking = gevent.lock.RLock()
 _answer: tuple[float, PemAgents | None, dict[str, list[Client]]] = (0.0, None, {})
-_families: dict[str, Family] = {}
-_unreachable: set[str] = set()
 
 
 def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbeat]:
@@ -42,7 +34,7 @@ def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbea
     picture: agents show no pooler that is among them. The hosts of agents are asked for their
     agent.cfg where pyinfra is connected to them.
     """
-    _unreachable.update(unreachable)
+    leave_out(unreachable)
     found, clients = _seen(fleet)
     names = [host.name for host in fleet.agent.hosts if _connected(host.name)]
     asked = zip(names, gevent.pool.Pool(_AT_ONCE).imap(_config, names), strict=True)
@@ -110,30 +102,3 @@ def _registered(server: PemServer, name: str) -> PemAgents | None:
         postgres(family, server.vendor, server.postgres_version).user,
         port=server.port,
     )
-
-
-def family_on(name: str) -> Family | None:
-    """The OS family of a host, asked once; None when it cannot be reached."""
-    if name not in _families and name not in _unreachable:
-        try:
-            _families[name] = family_of(state.inventory.get_host(name))
-        except (ConnectError, SSHException, OSError) as error:
-            _unreachable.add(name)
-            logger.warning(f"{name} cannot be reached: {error}")
-    return _families.get(name)
-
-
-def ask(name: str, fact: type[FactBase[Answer]], user: str, **arguments: object) -> Answer | None:
-    """What a fact says on another host, or None when that host does not answer."""
-    try:
-        return state.inventory.get_host(name).get_fact(
-            fact,
-            _sudo=True,
-            _sudo_user=user,
-            _timeout=_TIMEOUT_SECONDS,
-            _ignore_errors=True,
-            **arguments,
-        )
-    except (ConnectError, SSHException, OSError) as error:
-        logger.warning(f"{name} does not answer: {error}")
-        return None

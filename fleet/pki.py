@@ -13,19 +13,24 @@ but their subject.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
+from fleet.certificates import (
+    PURPOSE,
+    Kind,
+    Leaf,
+    extension,
+    issued_by,
+    why_renew,
+    wrong_words,
+)
 from fleet.hosts import CertificateAuthority
 from fleet.keystore import (
     PkiError,
@@ -36,36 +41,11 @@ from fleet.keystore import (
     write,
 )
 
-Kind = Literal["server", "client"]
 KINDS: tuple[Kind, ...] = ("server", "client")
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 # Clocks differ: a certificate is valid from a little before it was made.
 _BACKDATE = timedelta(hours=1)
-_PURPOSE = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """What a certificate should say, and where it is kept.
-
-    common_name: the user for a client, the host for a server.
-    host: the inventory name of the host that holds it.
-    dns_names, addresses: what a server is reached by; always empty for a client.
-    """
-
-    kind: Kind
-    common_name: str
-    host: str
-    dns_names: tuple[str, ...] = ()
-    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
-
-    @property
-    def file_stem(self) -> str:
-        """Its place below the authorities' directory, without the ending."""
-        if self.kind == "server":
-            return f"servers/{self.host}"
-        return f"clients/{self.common_name}@{self.host}"
 
 
 def certificate_file(settings: CertificateAuthority, leaf: Leaf) -> Path:
@@ -131,7 +111,6 @@ def why_issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None =
     A leaf that was given, not issued here, may say more than ours would: another organization,
     further names.
     """
-    now = now or datetime.now(UTC)
     path, key_path = certificate_file(settings, leaf), key_file(settings, leaf)
     if not path.exists() or not key_path.exists():
         return "not issued yet"
@@ -139,18 +118,13 @@ def why_issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None =
     if not ca_path.exists():
         return f"{ca_path.name} is missing"
     certificate, ca_certificate = read_certificate(path), read_certificate(ca_path)
-    try:
-        certificate.verify_directly_issued_by(ca_certificate)
-    except (ValueError, TypeError, InvalidSignature):
+    if not issued_by(certificate, ca_certificate):
         return f"not issued by the present {ca_path.name}"
     key = read_key(key_path)
     if key is None or key.public_key() != certificate.public_key():
         return "its key is another certificate's"
-    days_left = (certificate.not_valid_after_utc - now).days
-    ends_with_its_authority = certificate.not_valid_after_utc >= ca_certificate.not_valid_after_utc
-    if days_left <= settings.renew_days and not (ends_with_its_authority and days_left >= 0):
-        return f"{days_left} days left"
-    return _wrong_words(certificate, leaf)
+    reason = why_renew(certificate, ca_certificate, settings.renew_days, now)
+    return reason or wrong_words(certificate, leaf)
 
 
 def issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = None) -> None:
@@ -178,11 +152,11 @@ def issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = Non
         .not_valid_after(ends)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_leaf_usage(key), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([_PURPOSE[leaf.kind]]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([PURPOSE[leaf.kind]]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(_issuer_identifier(ca_certificate), critical=False)
     )
-    names = _alternative_names(leaf)
+    names = leaf.alternative_names
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     certificate = builder.sign(ca_key, hashes.SHA256())
@@ -210,7 +184,7 @@ def _authority(
     if not path.exists():
         raise PkiError(f"{path} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
     certificate = read_certificate(path)
-    constraints = _extension(certificate, x509.BasicConstraints, None)
+    constraints = extension(certificate, x509.BasicConstraints, None)
     if constraints is None or not constraints.ca:
         raise PkiError(f"{path} is no CA certificate\nHINT: openssl x509 -noout -text -in {path}")
     if certificate.issuer != certificate.subject:
@@ -295,34 +269,6 @@ def _subject(settings: CertificateAuthority, leaf: Leaf) -> x509.Name:
     )
 
 
-def _alternative_names(leaf: Leaf) -> list[x509.GeneralName]:
-    if leaf.kind == "client":
-        return []
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in leaf.dns_names]
-    return names + [x509.IPAddress(address) for address in leaf.addresses]
-
-
-def _wrong_words(certificate: x509.Certificate, leaf: Leaf) -> str:
-    """In what a certificate does not say what the leaf should; '' when it does."""
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if [name.value for name in names] != [leaf.common_name]:
-        return "its common name changed"
-    said = _extension(certificate, x509.SubjectAlternativeName, ())
-    wanted = _alternative_names(leaf)
-    if not set(wanted) <= set(said) or (said and not wanted):
-        return "its names changed"
-    if list(_extension(certificate, x509.ExtendedKeyUsage, ())) != [_PURPOSE[leaf.kind]]:
-        return "its extended key usage is not its purpose alone"
-    return ""
-
-
-def _extension(certificate: x509.Certificate, kind: type[Any], absent: Any) -> Any:  # noqa: ANN401  as x509 has it
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return absent
-
-
 def _usage(flags: Iterable[str]) -> x509.KeyUsage:
     known = [
         "digital_signature",
@@ -349,7 +295,7 @@ def _leaf_usage(key: PrivateKey) -> x509.KeyUsage:
 
 def _issuer_identifier(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     # A given CA may have none: the identifier is then its key's hash, as verifiers compute it.
-    own = _extension(certificate, x509.SubjectKeyIdentifier, None)
+    own = extension(certificate, x509.SubjectKeyIdentifier, None)
     own = own or x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 

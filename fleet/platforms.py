@@ -129,6 +129,8 @@ def pgbouncer(family: Family, vendor: PoolerVendor, version: str | None = None) 
 TRUST_DIRECTORY = "/etc/pem-fleet"
 SERVER_CA_FILE = f"{TRUST_DIRECTORY}/server-ca.crt"
 CLIENT_CA_FILE = f"{TRUST_DIRECTORY}/client-ca.crt"
+# On poolers: every CA whose clients they let in, ours, PEM's, or both.
+TRUSTED_CLIENTS_FILE = f"{TRUST_DIRECTORY}/trusted-clients.crt"
 # Certificates and keys. The agent's are not in /root/.pem, where PEM puts what it makes itself; the
 # server's not in the data directory, whose copy must not bring another host's certificate along.
 AGENT_DIRECTORY = f"{TRUST_DIRECTORY}/agent"
@@ -142,6 +144,8 @@ PEM_INSTALL_RECORD = "/usr/edb/pem/share/.install-config"
 PEM_WORKER = "/usr/edb/pem/agent/bin/pemworker"
 PEM_AGENT_CONFIG = "/usr/edb/pem/agent/etc/agent.cfg"
 PEM_AGENT_UNIT = "pemagent"
+# Where PEM puts the certificates that it makes at a registration.
+PEM_CERTIFICATES = "/root/.pem"
 
 # The settings of the agent's unit, and the units that end a trial of it.
 AGENT_DROP_IN = f"/etc/systemd/system/{PEM_AGENT_UNIT}.service.d/pem-fleet.conf"

@@ -2,15 +2,21 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pyinfra import host
+
 from fleet.databases import Access
+from fleet.facts.authority import KeyPairs
 from fleet.hosts import Fleet, Host, PgBouncer, sources
-from fleet.leaves import pool_leaf, server_leaf
-from fleet.operations.files import CANDIDATE, File
-from fleet.pki import KINDS, authority_file, certificate_file, key_file
-from fleet.platforms import CLIENT_CA_FILE, SERVER_CA_FILE, Pooler
+from fleet.keystore import PkiError
+from fleet.leaves import POOL_USER, pool_leaf, server_leaf
+from fleet.operations.files import CANDIDATE, ISSUED, File, OnHost
+from fleet.pem_authority import trusted_clients
+from fleet.pki import authority_file, certificate_file, key_file
+from fleet.platforms import SERVER_CA_FILE, TRUSTED_CLIENTS_FILE, Pooler
 from fleet.processes import Process, processes
 from fleet.render import render
 from fleet.sizing import sizing
@@ -35,22 +41,31 @@ class Place:
     listen_port: int
     peers: tuple[Process, ...]
     peer_id: int
-    client_ca_file: str = CLIENT_CA_FILE
+    trusted_clients_file: str = TRUSTED_CLIENTS_FILE
     server_ca_file: str = SERVER_CA_FILE
 
 
 def configuration(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
-    """Every file of the pooler on this host, owned by its service user."""
-    rules, auth_query = f"{place.directory}/hba.conf", _auth_query(fleet, machine, place)
-    inis = {
-        process.ini: _ini(fleet, _service(fleet, place, process), auth_query)
-        for process in processes(fleet, place)
-    }
+    """Every file of the pooler on this host, owned by its service user.
+
+    Raises PkiError when a CA that is trusted is not there; PEM's is asked of its server.
+    """
+    rules, inis = f"{place.directory}/hba.conf", written_inis(fleet, machine, place)
     return (
-        *_certificates(fleet, machine, place),
+        *certificates(fleet, machine, place),
+        File(TRUSTED_CLIENTS_FILE, trusted_clients(fleet)),
         File(rules, _hba(fleet, place), place.user, place.user, "600"),
         *(File(path, text, place.user, place.user, "640") for path, text in inis.items()),
     )
+
+
+def written_inis(fleet: Fleet, machine: Host, place: Pooler) -> dict[str, str]:
+    """The text of each process' ini, by its path."""
+    auth_query = _auth_query(fleet, machine, place)
+    return {
+        process.ini: _ini(fleet, _service(fleet, place, process), auth_query)
+        for process in processes(fleet, place)
+    }
 
 
 def consoles(fleet: Fleet, place: Pooler) -> tuple[str, ...]:
@@ -71,6 +86,7 @@ def spare_ini(fleet: Fleet, machine: Host, place: Pooler) -> str:
         socket_directory="@SPARE@",
         listen_addr="",
         listen_port=6432,
+        trusted_clients_file=TRUSTED_CLIENTS_FILE + CANDIDATE,
     )
     return _ini(fleet, spare, _auth_query(fleet, machine, place))
 
@@ -78,11 +94,11 @@ def spare_ini(fleet: Fleet, machine: Host, place: Pooler) -> str:
 def login(fleet: Fleet, place: Pooler) -> str:
     """PgBouncer's own way to the database, as a libpq connection string on the candidate files."""
     server = fleet.pem_server
-    stem = f"{place.directory}/tls/pem_agent_pool"
+    certificate, key = pool_pair(place)
     return (
         f"host={server.connect_name} port={server.port} dbname=pem user=pgbouncer"
         f" connect_timeout=10 sslmode=verify-full sslrootcert={SERVER_CA_FILE}"
-        f" sslcert={stem}.crt{CANDIDATE} sslkey={stem}.key{CANDIDATE}"
+        f" sslcert={certificate}{CANDIDATE} sslkey={key}{CANDIDATE}"
     )
 
 
@@ -128,19 +144,27 @@ def _first(fleet: Fleet, place: Pooler) -> Place:
     return _service(fleet, place, processes(fleet, place)[0])
 
 
-def _certificates(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
-    authority, files = fleet.certificate_authority, []
-    for name, leaf in (
-        ("server", server_leaf(fleet, machine)),
-        ("pem_agent_pool", pool_leaf(machine)),
-    ):
-        for ending, path in (
-            ("crt", certificate_file(authority, leaf)),
-            ("key", key_file(authority, leaf)),
-        ):
-            target = f"{place.directory}/tls/{name}.{ending}"
-            files.append(File(target, path, place.user, place.user, "600"))
-    return tuple(files)
+def pool_pair(place: Pooler) -> tuple[str, str]:
+    """Where the pooler's certificate for the database is on its host, and its key."""
+    stem = f"{place.directory}/tls/{POOL_USER}"
+    return f"{stem}.crt", f"{stem}.key"
+
+
+def certificates(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
+    """The pooler's two certificates, as a server and as the database's client, and their keys."""
+    authority, server = fleet.certificate_authority, server_leaf(fleet, machine)
+    certificate, key = pool_pair(place)
+    contents: dict[str, Path | OnHost] = {
+        f"{place.directory}/tls/server.crt": certificate_file(authority, server),
+        f"{place.directory}/tls/server.key": key_file(authority, server),
+        certificate: certificate_file(authority, pool_leaf(machine)),
+        key: key_file(authority, pool_leaf(machine)),
+    }
+    if authority.client_issuer == "pem":
+        contents |= {certificate: OnHost(), key: OnHost()}
+    return tuple(
+        File(path, content, place.user, place.user, "600") for path, content in contents.items()
+    )
 
 
 def _hba(fleet: Fleet, place: Pooler) -> str:
@@ -195,12 +219,24 @@ def _auth_query(fleet: Fleet, machine: Host, place: Pooler) -> str:
 
 def _fingerprint(fleet: Fleet, machine: Host, place: Pooler) -> str:
     """A short hash over everything that PgBouncer reads: settings, rules, certificates and CAs."""
-    authority = fleet.certificate_authority
     # Without the query, which is to carry the fingerprint.
-    texts = (_ini(fleet, _first(fleet, place), auth_query=""), _hba(fleet, place))
-    parts = [text.encode() for text in texts]
-    paths = [file.content for file in _certificates(fleet, machine, place)]
-    paths += [authority_file(authority, kind) for kind in KINDS]
+    texts = [_ini(fleet, _first(fleet, place), auth_query=""), _hba(fleet, place)]
     # Before deploys/ca.py has run there is nothing to read, and nothing to write either.
+    with suppress(PkiError):
+        texts.append(trusted_clients(fleet))
+    if fleet.certificate_authority.client_issuer == "pem":
+        texts.append(_certificate_on_host(place))
+    paths = [file.content for file in certificates(fleet, machine, place)]
+    paths.append(authority_file(fleet.certificate_authority, "server"))
+    parts = [text.encode() for text in texts]
     parts += [path.read_bytes() for path in paths if isinstance(path, Path) and path.exists()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+
+
+def _certificate_on_host(place: Pooler) -> str:
+    """The pooler's certificate as it will be: the one that waits for its place, or the present."""
+    certificate, key = pool_pair(place)
+    new = (certificate + ISSUED, key + ISSUED)
+    held = host.get_fact(KeyPairs, pairs=((certificate, key), new))
+    found = held.get(new[0]) or held.get(certificate)
+    return found["certificate"].strip() if found else ""

@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from fleet.certificates import Leaf
 from fleet.keystore import PkiError
 from fleet.pki import (
-    Leaf,
     authority_file,
     certificate_file,
 )

@@ -39,7 +39,7 @@ def plan(fleet, monkeypatch):
     """plan(deploy, host, facts): see tests/planning.py. of: another fleet than the usual one."""
     # A host's answers, and what was told of it, are remembered for a run; each test is one.
     monkeypatch.setattr("fleet.observe._answer", (0.0, None, {}))
-    monkeypatch.setattr("fleet.observe._families", {})
+    monkeypatch.setattr("fleet.asking._families", {})
     monkeypatch.setattr("fleet.operations.commands._told", set())
 
     def plan(deploy, host, facts, /, of=fleet, **arguments):

@@ -71,8 +71,15 @@ def write_leaves(fleet):
         for leaf in leaves_of(fleet, machine):
             for path in (certificate_file(authority, leaf), key_file(authority, leaf)):
                 path.parent.mkdir(exist_ok=True)
+                path.touch(mode=0o600)
                 path.write_text(f"these are the bytes of {path.name}\n")
                 path.chmod(0o600)
+
+
+def with_authorities(fleet, *names):
+    """The same fleet, whose clients have certificates of these authorities."""
+    settings = fleet.certificate_authority.but(client_authorities=names)
+    return fleet.but(certificate_authority=settings)
 
 
 def with_server(fleet, **changes):

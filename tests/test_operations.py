@@ -6,13 +6,14 @@ import re
 import pytest
 from pydantic import SecretStr
 
+from fleet.certificates import Leaf
 from fleet.facts.files import FileStates
 from fleet.facts.packages import MissingPackages
 from fleet.facts.pgbouncer import PgBouncerConfig
 from fleet.facts.services import PresentUnits, ReplacedBinaries, Service
 from fleet.hosts import CertificateAuthority
 from fleet.operations import certificates, files, packages, pgbouncer, services
-from fleet.pki import Leaf, authorities_missing, make_authorities
+from fleet.pki import authorities_missing, make_authorities
 from fleet.processes import Process
 from tests.planning import fails
 from tests.samples import ADMIN_PASSWORD
@@ -97,7 +98,7 @@ def run_as_written(plan, config, service, rewritten=lambda: False, **given):
         "bouncer1",
         {PgBouncerConfig: config, Service: RUNS | service} | given.pop("facts", {}),
         **{"executing": True, "processes": (ONLY,)} | given,
-        user="postgres", port=6432, settings=WRITTEN, open_files=1024, rewritten=rewritten,
+        user="postgres", port=6432, settings=lambda: WRITTEN, open_files=1024, rewritten=rewritten,
     )  # fmt: skip
 
 

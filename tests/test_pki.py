@@ -9,10 +9,10 @@ from ipaddress import ip_address
 
 import pytest
 
+from fleet.certificates import Leaf
 from fleet.hosts import CertificateAuthority
 from fleet.keystore import PkiError
 from fleet.pki import (
-    Leaf,
     authorities_missing,
     authority_file,
     certificate_file,

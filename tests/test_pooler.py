@@ -48,6 +48,7 @@ def test_the_second_instance_differs_in_where_it_listens_and_that_it_reads_candi
         "pidfile": "@SPARE@/pid",
         "unix_socket_dir": "@SPARE@",
         "listen_addr": "",
+        "client_tls_ca_file": f"/etc/pem-fleet/trusted-clients.crt{CANDIDATE}",
         "client_tls_cert_file": f"/etc/pgbouncer/tls/server.crt{CANDIDATE}",
         "client_tls_key_file": f"/etc/pgbouncer/tls/server.key{CANDIDATE}",
         "auth_hba_file": f"/etc/pgbouncer/hba.conf{CANDIDATE}",

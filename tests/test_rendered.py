@@ -10,6 +10,7 @@ import pytest
 from pyinfra.api.exceptions import DeployError
 
 from fleet import ROOT
+from fleet.facts.authority import PemAuthority
 from fleet.facts.files import FileBytes
 from fleet.facts.packages import MissingPackages
 from fleet.facts.pem import AgentBackups, RegisteredAgents
@@ -23,6 +24,7 @@ from tests.samples import (
     SUPERUSER_PASSWORD,
     USER_PASSWORD,
     sample_access,
+    with_authorities,
     with_cluster,
     with_ipv6,
     with_server,
@@ -34,7 +36,7 @@ SYSTEMS = {"debian-13": DEBIAN_13, "rocky-9": ROCKY_9}
 
 # PEM itself is installed on the Debian family only; elsewhere it is there before.
 WITHOUT_INSTALLATION = {
-    f"rocky-9/{case}pem_server" for case in ("", "access-", "processes-", "ipv6-")
+    f"rocky-9/{case}pem_server" for case in ("", "access-", "processes-", "ipv6-", "pem-")
 }
 
 # As `pemworker --register-agent` leaves it.
@@ -84,6 +86,11 @@ def with_agent(text, active=True):
     return {FileBytes: content, MissingPackages: [], RegisteredAgents: known}
 
 
+def pem_ca(**_):
+    """PEM's CA, as its server tells it."""
+    return (ROOT / "tests" / "authority" / "server-ca.crt").read_text()
+
+
 CASES = {
     "pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
     "pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
@@ -99,6 +106,20 @@ CASES = {
     "processes-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
     "ipv6-pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
     "ipv6-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {}),
+    # Where PEM's own CA issues the client certificates, and ours is not trusted.
+    "pem-pem_server": ("deploys/pem_server.py", "pem.example.com", {}),
+    "pem-pgbouncer": ("deploys/pgbouncer.py", "bouncer1", {PemAuthority: pem_ca}),
+    "pem-agent": ("deploys/agent.py", "app1", {PemAuthority: pem_ca}),
+    "pem-agent-registered": (
+        "deploys/agent.py",
+        "app1",
+        with_agent(AGENT_CFG) | {PemAuthority: pem_ca},
+    ),
+    "pem-agent-direct": (
+        "deploys/agent.py",
+        "app1",
+        with_agent(DIRECT_CFG) | {PemAuthority: pem_ca},
+    ),
     "agent": ("deploys/agent.py", "app1", {}),
     "agent-registered": ("deploys/agent.py", "app1", with_agent(AGENT_CFG)),
     "agent-inactive": ("deploys/agent.py", "app1", with_agent(AGENT_CFG, active=False)),
@@ -124,6 +145,8 @@ def rendered(request, fleet, plan):
     deploy, host, facts = CASES[case]
     if case.startswith("cluster-"):
         fleet = with_cluster(fleet)
+    if case.startswith("pem-"):
+        fleet = with_authorities(fleet, "pem")
     if case.startswith("access"):
         fleet = fleet.but(access=sample_access())
     if case.startswith("processes-"):

@@ -6,11 +6,11 @@ from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, operation
 from pyinfra.api.command import PyinfraCommand
 
+from fleet.certificates import Leaf
 from fleet.hosts import CertificateAuthority
 from fleet.keystore import PkiError
 from fleet.operations.commands import fail
 from fleet.pki import (
-    Leaf,
     authorities_missing,
     check_authorities,
     issue,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, StringCommand
+from pyinfra.connectors.util import CommandOutput
 
 
 class Script(StringCommand):
@@ -35,6 +36,20 @@ def tell(lines: Iterable[str]) -> None:
         if (host.name, line) not in _told:
             _told.add((host.name, line))
             logger.warning(f"{host.print_prefix}{line}")
+
+
+def run_script(host: Host, text: str, **arguments: object) -> tuple[bool, CommandOutput]:
+    """Run a shell script on a host at once: whether it succeeded, and what it said.
+
+    For functions of a running operation. arguments: pyinfra's own, such as `_sudo`.
+    """
+    return host.run_shell_command(
+        shell(text),
+        print_output=False,
+        print_input=False,
+        **shell(text).connector_arguments,
+        **arguments,
+    )
 
 
 def fail(text: str) -> FunctionCommand:

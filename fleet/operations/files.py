@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import shlex
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.facts.files import FileState, FileStates, Inode
+from fleet.keystore import PkiError
 from fleet.operations.commands import Script, fail, shell
 from fleet.render import script
 
@@ -20,6 +21,8 @@ from fleet.render import script
 CANDIDATE = ".pem-fleet-new"
 # The file as it was, while a replaced one is on trial.
 UNDO = ".pem-fleet-old"
+# A file that was made on its host and waits there for its trial.
+ISSUED = ".pem-fleet-issued"
 # A file whose trial was cut off, when the old one takes its place again.
 CUT_OFF = ".pem-fleet-cut-off"
 BACKUP = ".before-pem-fleet"
@@ -29,24 +32,34 @@ SIGNATURE = "Written by pem-fleet"
 _LOCK_WAIT_SECONDS = 60
 
 
+class OnHost:
+    """Content that is made on its host and stays there.
+
+    What waits beside the file, ending in `.pem-fleet-issued`, takes its place; without that, what
+    is there stays.
+    """
+
+
 @dataclass(frozen=True)
 class File:
     """A file as it should be on a host.
 
-    content: text, secret text, or the path of a file on the operator's machine, read when the
-        operation runs (a key that another deploy makes).
+    content: text, secret text, the path of a file on the operator's machine, read when the
+        operation runs (a key that another deploy makes), or OnHost().
 
     A key or certificate gets a first line that says whose it is, as all other texts have it.
     """
 
     path: str
-    content: str | SecretStr | Path
+    content: str | SecretStr | Path | OnHost
     user: str = "root"
     group: str = "root"
     mode: str = "644"
 
-    def text(self) -> bytes:
-        """The content's bytes. Raises FileNotFoundError when an operator's file is not there."""
+    def text(self) -> bytes | None:
+        """The content's bytes, None for OnHost. Raises FileNotFoundError for an operator's file."""
+        if isinstance(self.content, OnHost):
+            return None
         if isinstance(self.content, Path):
             text = self.content.read_bytes()
         elif isinstance(self.content, SecretStr):
@@ -79,7 +92,10 @@ def directory(
 
 
 @operation()
-def put(files: tuple[File, ...], check: str = "") -> Generator[PyinfraCommand, None, None]:
+def put(
+    files: tuple[File, ...] | Callable[[], tuple[File, ...]],
+    check: str | Callable[[], str] = "",
+) -> Generator[PyinfraCommand, None, None]:
     """Bring files to a host together: all of them are replaced, or none.
 
     Each is written under a second name with its final owner and mode, its content by standard
@@ -90,24 +106,39 @@ def put(files: tuple[File, ...], check: str = "") -> Generator[PyinfraCommand, N
 
     It is one script: of a connection that is cut, the host sees all of it or nothing. Runs that
     write in one directory (of two operators, of two names of one host) wait for one another.
+    files, check: as functions where hosts must be asked first; they may raise PkiError.
     """
     try:
+        files = files() if callable(files) else files
+        check = check() if callable(check) else check
         texts = {file.path: file.text() for file in files}
     except FileNotFoundError as missing:
         yield fail(f"{missing.filename} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
         return
-    states = host.get_fact(FileStates, paths=tuple(texts))
+    except PkiError as error:
+        yield fail(str(error))
+        return
+    waiting = [path + ISSUED for path, text in texts.items() if text is None]
+    states = host.get_fact(FileStates, paths=(*texts, *waiting))
     differing = tuple(
-        file.path for file in files if not _same(states.get(file.path), file, texts[file.path])
+        file.path
+        for file in files
+        if file.path + ISSUED in states or not _same(states.get(file.path), file, texts[file.path])
     )
     if not differing:
         host.noop(f"{', '.join(texts)}: up to date")
         return
-    candidates = [
-        _call("candidate", file.path, f"{file.user}:{file.group}", file.mode, _encoded(text))
-        for file, text in ((file, texts[file.path]) for file in files)
-    ]
-    lines = [*candidates, *_checked(check), _call("replace", *texts)]
+    candidates = []
+    for file in files:
+        text, owner = texts[file.path], f"{file.user}:{file.group}"
+        if text is None:
+            source = file.path + ISSUED if file.path + ISSUED in states else file.path
+            candidates.append(_call("copied", file.path, owner, file.mode, source))
+        else:
+            candidates.append(_call("candidate", file.path, owner, file.mode, _encoded(text)))
+    # Last of all: a run that is cut off before it finds what waited once more.
+    taken = [_call("rm -f", *waiting)] if waiting else []
+    lines = [*candidates, *_checked(check), _call("replace", *texts), *taken]
     yield _script(_call("begin", *texts), *lines, writes=differing)
 
 
@@ -151,12 +182,14 @@ def change(
     yield _script(*lines, writes=(path,))
 
 
-def _same(state: FileState | None, file: File, text: bytes) -> bool:
+def _same(state: FileState | None, file: File, text: bytes | None) -> bool:
+    if state is None:
+        return False
     wanted: FileState = {
         "user": file.user,
         "group": file.group,
         "mode": file.mode,
-        "sha256": _sha256(text),
+        "sha256": state["sha256"] if text is None else _sha256(text),
     }
     return state == wanted
 

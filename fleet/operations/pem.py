@@ -20,6 +20,7 @@ from fleet.operations.files import BACKUP, change
 from fleet.platforms import (
     AGENT_DIRECTORY,
     PEM_AGENT_CONFIG,
+    PEM_CERTIFICATES,
     PEM_CONFIGURE,
     PEM_INSTALL_RECORD,
     PEM_WORKER,
@@ -77,6 +78,7 @@ def registered(
     An agent that PEM knows already, by the id in agent.cfg or by its name, keeps its id: its host
     was set up anew, or somebody made it inactive, or a registration was cut off.
     Call it with `_serial=True`: PEM refuses simultaneous registrations.
+    certificate, key: files that are there; where PEM's CA issues, those that PEM will make.
     """
     config, promised = agent_config(), _promised_id()
     agent_id = config.agent_id if config else None
@@ -98,19 +100,18 @@ def registered(
     # An id other than the promised one is what a run left that was cut off after this command.
     if not (promised and agent_id and agent_id != promised):
         name = known.display_name or host.name
-        yield _registration(fleet, poolers, certificate, key, name, wanted)
+        papers = ["-o", f"agent_ssl_crt={certificate}", "-o", f"agent_ssl_key={key}"]
+        if fleet.certificate_authority.client_issuer == "pem":
+            papers = ["--cert-path", PEM_CERTIFICATES]
+        words = registration(fleet, poolers, name, wanted, *papers)
+        yield with_password(fleet, f"exec {shlex.join(words)}")
     yield from _settle(fleet, config, promised)
 
 
-def _registration(
-    fleet: Fleet,
-    poolers: tuple[str, ...],
-    certificate: str,
-    key: str,
-    display_name: str,
-    wanted_id: int | None,
-) -> StringCommand:
-    """A registration by pemworker; the password comes by standard input."""
+def registration(
+    fleet: Fleet, poolers: tuple[str, ...], display_name: str, wanted_id: int | None, *more: str
+) -> list[str]:
+    """The words of a registration by pemworker. more: those that tell of a certificate."""
     server, port = fleet.pem_server, str(fleet.pgbouncer.listen_port)
     arguments = [
         PEM_WORKER,
@@ -121,17 +122,20 @@ def _registration(
         "--pem-agent-user", server.agent_user,
         "--pem-ssl-mode", "verify-full",
         "--display-name", display_name,
-        "-o", f"agent_ssl_crt={certificate}",
-        "-o", f"agent_ssl_key={key}",
+        *more,
     ]  # fmt: skip
     if wanted_id is not None:
         arguments += ["--force-registration", "-o", f"agent_id={wanted_id}"]
+    return arguments
+
+
+def with_password(fleet: Fleet, command: str) -> StringCommand:
+    """A shell command that registers; the administrator's password comes by standard input."""
     return StringCommand(
         "IFS= read -r PEM_SERVER_PASSWORD; export PEM_SERVER_PASSWORD",
         f"PGSSLMODE=verify-full PGSSLROOTCERT={SERVER_CA_FILE};",
-        "exec",
-        shlex.join(arguments),
-        _stdin=server.admin_password.get_secret_value() + "\n",
+        command,
+        _stdin=fleet.pem_server.admin_password.get_secret_value() + "\n",
     )
 
 

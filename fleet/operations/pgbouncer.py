@@ -58,22 +58,23 @@ def runs_as_written(
     processes: tuple[Process, ...],
     user: str,
     port: int,
-    settings: dict[str, str],
+    settings: Callable[[], dict[str, str]],
     open_files: int,
     rewritten: Callable[[], bool],
 ) -> Generator[PyinfraCommand, None, None]:
     """Reload those processes of PgBouncer that run on something else than what is written.
 
     user: the service's OS user, whom the console lets in by each process' socket.
-    settings: of the written ini, as SHOW CONFIG names them. `auth_query` ends with the fingerprint
-    of all files: it tells that PgBouncer read its settings after the last of them was written,
-    which no SHOW tells of certificates and HBA rules.
+    settings: gives those of the written ini, as SHOW CONFIG names them. `auth_query` ends with the
+    fingerprint of all files: it tells that PgBouncer read its settings after the last of them was
+    written, which no SHOW tells of certificates and HBA rules.
     A restart only where RELOAD cannot do it: another address, port or socket, or a console that
     does not answer where it should. One after the other, each seen to run before the next.
     rewritten: whether this run put files back that the fingerprint cannot tell apart: somebody
         had edited them by hand, and perhaps reloaded.
     open_files: the soft limit that each process must have at least.
     """
+    expected = settings()
     restored = pyinfra_state.is_executing and rewritten()
     steps = []
     for process in processes:
@@ -85,7 +86,7 @@ def runs_as_written(
             _sudo_user=user,
         )
         state = host.get_fact(Service, unit=process.unit)
-        wanted = settings | {
+        wanted = expected | {
             "unix_socket_dir": process.socket_directory,
             "peer_id": str(process.peer_id),
         }
@@ -107,7 +108,7 @@ def runs_as_written(
     if not steps:
         host.noop(f"{', '.join(process.unit for process in processes)}: runs as written")
         return
-    yield shell("\n".join([_functions(user, port, settings), *steps]))
+    yield shell("\n".join([_functions(user, port, expected), *steps]))
 
 
 @operation()

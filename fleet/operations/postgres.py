@@ -218,16 +218,16 @@ def ident_block(lines: tuple[str, ...], port: int = 5432) -> Generator[PyinfraCo
 
 @operation()
 def bundle_block(
-    setting: str, certificates: Path, port: int = 5432
+    setting: str, certificates: Path | None, port: int = 5432
 ) -> Generator[PyinfraCommand, None, None]:
     """Our certificate or revocation list in a bundle of the server's, PEM's own beside it.
 
     setting: ssl_ca_file or ssl_crl_file. A server without a revocation list needs none of ours;
     with one, it refuses clients of every CA that has none in it.
-    certificates: a file on the operator's machine.
+    certificates: a file on the operator's machine; None: ours is taken out.
     """
     try:
-        lines = bundle_lines(certificates)
+        lines = bundle_lines(certificates) if certificates else ()
     except PkiError as error:
         yield fail(str(error))
         return

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from fleet import ROOT
+from fleet.certificates import Leaf
 from fleet.hosts import CertificateAuthority
-from fleet.pki import Leaf, certificate_file, issue, key_file
+from fleet.pki import certificate_file, issue, key_file
 from tests.lab.conftest import Lab, killed_at, pyinfra, within
 
 pytestmark = pytest.mark.lab

@@ -5,7 +5,14 @@ import pytest
 from fleet.facts.certificates import certificates_in
 from fleet.lifetimes import files_on
 from fleet.pki import authority_file
-from fleet.platforms import AGENT_DIRECTORY, CLIENT_CA_FILE, POSTGRES_DIRECTORY, SERVER_CA_FILE
+from fleet.platforms import (
+    AGENT_DIRECTORY,
+    CLIENT_CA_FILE,
+    PEM_CERTIFICATES,
+    POSTGRES_DIRECTORY,
+    SERVER_CA_FILE,
+    TRUSTED_CLIENTS_FILE,
+)
 
 ANCHORS = {"server": SERVER_CA_FILE, "client": CLIENT_CA_FILE}
 
@@ -13,11 +20,17 @@ ANCHORS = {"server": SERVER_CA_FILE, "client": CLIENT_CA_FILE}
 def leaves(site, name):
     """The certificates of a host but its anchors, and the operator's files of the same."""
     files = files_on(site.fleet, site.machines[name], site.family(name))
-    none_of = set(ANCHORS.values())
+    none_of = {*ANCHORS.values(), TRUSTED_CLIENTS_FILE}
     if site.machines[name] in site.fleet.agent.hosts and site.config(name).spoolers:
         # Such an agent stays direct, and has none of our papers.
         none_of.add(f"{AGENT_DIRECTORY}/{site.fleet.pem_server.agent_user}.crt")
-    return {path: own for path, own in files.items() if path not in none_of}
+    # What PEM's CA issued is PEM's to judge.
+    of_pem = site.fleet.certificate_authority.client_issuer == "pem"
+    return {
+        path: own
+        for path, own in files.items()
+        if path not in none_of and not (of_pem and own.parent.name == "clients")
+    }
 
 
 @pytest.mark.parametrize("kind", ["server", "client"])
@@ -80,8 +93,10 @@ def test_a_certificate_and_its_key_belong_together(site, machine, openssl):
 
 def test_each_agent_has_a_key_of_its_own(site):
     user = site.fleet.pem_server.agent_user
+    of_pem = site.fleet.certificate_authority.client_issuer == "pem"
+    directory = PEM_CERTIFICATES if of_pem else AGENT_DIRECTORY
     keys = [
-        site.run(host.name, f"sha256sum < {AGENT_DIRECTORY}/{user}.key")
+        site.run(host.name, f"sha256sum < {directory}/{user}.key")
         for host in site.fleet.agent.hosts
         if not site.config(host.name).spoolers
     ]

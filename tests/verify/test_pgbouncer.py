@@ -5,8 +5,9 @@ import re
 import psycopg
 import pytest
 
+from fleet.certificates import Leaf
 from fleet.leaves import server_leaf
-from fleet.pki import Leaf, certificate_file, issue, key_file, make_authorities
+from fleet.pki import certificate_file, issue, key_file, make_authorities
 
 
 @pytest.fixture

@@ -1,0 +1,214 @@
+"""Certificates of PEM's own CA: signed on the PEM server, for keys that stay on their hosts."""
+
+import base64
+import shlex
+from collections.abc import Generator
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from pyinfra import host, logger
+from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand, operation
+from pyinfra.api.command import PyinfraCommand
+
+from fleet.asking import ask, family_on
+from fleet.certificates import Leaf, issued_by, why_renew, wrong_name, wrong_words
+from fleet.facts.authority import KeyPairs, Pair
+from fleet.hosts import Fleet
+from fleet.keystore import PkiError, read_certificate
+from fleet.observe import heartbeat_of
+from fleet.operations.commands import fail, run_script, tell
+from fleet.operations.files import ISSUED, SIGNATURE
+from fleet.operations.pem import agent_config, registration, with_password
+from fleet.pem_authority import pem_authority, read, sign, subject
+from fleet.pki import authority_file
+from fleet.platforms import pgbouncer
+from fleet.pooler import pool_pair
+from fleet.render import script
+
+_ALGORITHMS = {
+    "p256": "-algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:named_curve",
+    "rsa3072": "-algorithm RSA -pkeyopt rsa_keygen_bits:3072",
+}
+
+
+@operation()
+def waiting(
+    fleet: Fleet, leaf: Leaf, certificate: str, key: str, user: str
+) -> Generator[PyinfraCommand, None, None]:
+    """A new key and certificate wait beside the present ones, where those will not do.
+
+    The key is made on the host and stays there. The certificate is signed on the PEM server, by a
+    key that stays there. Both wait as `….pem-fleet-issued` for the step that proves them and puts
+    them in their places; a run that is cut off before that leaves them for the next one.
+    user: the OS user, and group, whose files they will be.
+    """
+    paths = (certificate, key)
+    held = host.get_fact(KeyPairs, pairs=(paths, (certificate + ISSUED, key + ISSUED)))
+    try:
+        authority = pem_authority(fleet)
+    except PkiError as error:
+        reason = present = str(error)
+    else:
+        present = why_unfit(fleet, authority, leaf, held.get(certificate))
+        reason = why_unfit(fleet, authority, leaf, held.get(certificate + ISSUED))
+    if present and not reason:
+        host.noop("a certificate of PEM's CA waits for its proof")
+        return
+    if not present:
+        if certificate + ISSUED in held:
+            yield StringCommand("rm -f", *(QuoteString(path + ISSUED) for path in paths))
+        else:
+            host.noop(f"{certificate} is good")
+        return
+
+    def issue(state: State, host: Host) -> bool:  # noqa: ARG001  pyinfra passes both
+        try:
+            _issue(fleet, host, leaf, (certificate + ISSUED, key + ISSUED), user)
+        except PkiError as error:
+            for line in str(error).splitlines():
+                logger.error(f"{host.print_prefix}{line}")
+            return False
+        logger.info(f"{host.print_prefix}PEM's CA signed {leaf.file_stem}: {present}")
+        return True
+
+    yield FunctionCommand(issue, (), {})
+
+
+@operation()
+def by_registration(
+    fleet: Fleet, leaf: Leaf, poolers: tuple[str, ...], certificate: str, key: str
+) -> Generator[PyinfraCommand, None, None]:
+    """A registered agent has a certificate of PEM's CA for the pooled role.
+
+    PEM makes one at a registration only. So an agent without it is registered once more under its
+    id and its name, into a directory of its own: agent.cfg and the running agent are not touched.
+    An agent that is not registered yet gets one when it is.
+    Call it with `_serial=True`: PEM refuses simultaneous registrations.
+    """
+    config = agent_config()
+    if config is None or config.agent_id is None:
+        host.noop("registration will give it one")
+        return
+    held = host.get_fact(KeyPairs, pairs=((certificate, key),))
+    known = heartbeat_of(fleet, host.name, config)
+    try:
+        reason = why_unfit(fleet, pem_authority(fleet), leaf, held.get(certificate), ours=False)
+    except PkiError as error:
+        yield fail(str(error))
+        return
+    if not reason:
+        host.noop(f"{certificate} is good")
+        return
+    if known.agent_id is None:
+        yield fail(
+            f"PEM's database on {fleet.pem_server.connect_name} does not know agent"
+            f" {config.agent_id}, or does not answer\nHINT: make status INVENTORY=…"
+        )
+        return
+    tell([f"{certificate}: {reason}"])
+    words = registration(fleet, poolers, known.display_name or host.name, config.agent_id)
+    q, user = shlex.quote, fleet.pem_server.agent_user
+    directory = certificate.rpartition("/")[0]
+    another = f"PEM gave the certificate to another id than {config.agent_id}: $got. It is good."
+    yield with_password(
+        fleet,
+        "set -eu; umask 077;"
+        f" mkdir -p {q(directory)}; new=$(mktemp -d {q(directory)}/pem-fleet.XXXXXX);"
+        " trap 'rm -rf \"$new\"' EXIT;"
+        f' {shlex.join(words)} --config-dir "$new" --cert-path "$new";'
+        f' mv -f "$new"/{q(user)}.key {q(key)}; mv -f "$new"/{q(user)}.crt {q(certificate)};'
+        ' got=$(sed -n "s/^agent_id *= *//p" "$new/agent.cfg");'
+        f' [ "$got" = {config.agent_id} ] || {{ echo "{another}" >&2;'
+        ' echo "HINT: UPDATE pem.agent SET active = false WHERE id = $got, then run again" >&2;'
+        " exit 1; }",
+    )
+
+
+@operation()
+def ours_needed_no_more(fleet: Fleet) -> Generator[PyinfraCommand, None, None]:
+    """Fail while a pooler logs in to the database with a certificate of our own client CA.
+
+    A pooler that cannot be reached is told and does not count.
+    """
+    path, names = authority_file(fleet.certificate_authority, "client"), []
+    ours = read_certificate(path) if path.exists() else None
+    for machine in fleet.pgbouncer.hosts:
+        family = family_on(machine.name)
+        if family is None:
+            tell([f"{machine.name} does not say which certificate it logs in with"])
+            continue
+        place = pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version)
+        certificate, key = pool_pair(place)
+        held = ask(machine.name, KeyPairs, "root", pairs=((certificate, key),)) or {}
+        if (
+            ours
+            and certificate in held
+            and issued_by(read(held[certificate]["certificate"], certificate), ours)
+        ):
+            names.append(machine.name)
+    if not names:
+        host.noop("no pooler logs in with a certificate of ours")
+        return
+    yield fail(
+        f"{' and '.join(names)} log in to the database with certificates of {path}, which Postgres"
+        " would trust no more; it does still"
+        '\nHINT: client_authorities=("pem", "own") and a full deploy, then take "own" out'
+    )
+
+
+def why_unfit(
+    fleet: Fleet, authority: x509.Certificate, leaf: Leaf, held: Pair | None, *, ours: bool = True
+) -> str:
+    """Why a certificate on a host will not do as the leaf that PEM's CA issues; '' if it will.
+
+    ours: signed by us, so its words are ours; PEM's own say nothing of their purpose.
+    """
+    if held is None:
+        return "not issued yet"
+    try:
+        certificate = read(held["certificate"], leaf.file_stem)
+    except PkiError:
+        return "it cannot be read"
+    if not issued_by(certificate, authority):
+        return "not issued by PEM's present CA"
+    if not held["key_matches"]:
+        return "its key is another certificate's"
+    reason = why_renew(certificate, authority, fleet.certificate_authority.renew_days)
+    return reason or (wrong_words if ours else wrong_name)(certificate, leaf)
+
+
+def _issue(fleet: Fleet, host: Host, leaf: Leaf, paths: tuple[str, str], user: str) -> None:
+    """Key and request on the host, signature on the PEM server, certificate to the host."""
+    certificate, key = paths
+    values = {
+        "key": key,
+        "owner": f"{user}:{user}",
+        "subject": "".join(f"/{one.rfc4514_string()}" for one in subject(leaf).rdns),
+        "signature": SIGNATURE,
+        "algorithm": _ALGORITHMS[fleet.certificate_authority.key_type],
+    }
+    request = _run(host, script("request-certificate.sh", values))
+    text = f"# {SIGNATURE}; edits here are lost.\n".encode()
+    text += sign(fleet, leaf, request).public_bytes(serialization.Encoding.PEM)
+    q = shlex.quote
+    _run(
+        host,
+        f"""\
+set -eu
+umask 077
+echo {base64.b64encode(text).decode()} | base64 -d > {q(certificate)}
+chown {q(f"{user}:{user}")} {q(certificate)}
+sync {q(certificate)} {q(key)}
+""",
+    )
+
+
+def _run(host: Host, text: str) -> str:
+    """What a script prints on the host. Raises PkiError."""
+    worked, said = run_script(host, text, _sudo=True)
+    if not worked:
+        raise PkiError(
+            f"{host.name}: no key and certificate could be made: {said.stderr}"
+            "\nHINT: openssl must be there, and room on the disk"
+        )
+    return "\n".join(said.stdout_lines)
