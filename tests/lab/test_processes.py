@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from fleet import ROOT
 from fleet.inventory import fleet_of
 from fleet.platforms import pgbouncer
 from fleet.pooler import consoles
-from tests.lab.conftest import INVENTORY, Lab, pyinfra, raw_pyinfra, within
+from tests.lab.conftest import INVENTORY, Lab, killed_at, pyinfra, raw_pyinfra, within
 
 pytestmark = pytest.mark.lab
 
@@ -207,7 +208,16 @@ def test_a_rolling_restart_is_not_noticed_by_clients_that_come_and_go(lab: Lab, 
     within(60, "every agent beats after the restart", lambda: lab.all_beat_since(began))
 
 
-def test_the_only_process_of_a_pooler_restarts_while_the_other_pooler_serves(lab: Lab) -> None:
+def test_an_upgraded_program_is_told_and_restarted_while_the_other_pooler_serves(lab: Lab) -> None:
+    # As a package's upgrade leaves it: another file under the same name.
+    program = "/usr/sbin/pgbouncer"
+    lab.run("bouncer1", f"cp -p {program} {program}.new && mv -f {program}.new {program}")
+    told = "pgbouncer: the package was upgraded, and the old program still runs"
+    run = pyinfra("unchanged", "deploys/pgbouncer.py", limit="bouncer1")
+    assert run.returncode == 0, run.stdout
+    assert told in run.stdout
+    assert "HINT: make restart-poolers INVENTORY=… LIMIT=bouncer1" in run.stdout
+
     before = lab.run("bouncer1", "systemctl show -p MainPID --value pgbouncer")
     with load(lambda: to_both(lab)) as seen:
         run = pyinfra("restart", limit="bouncer1")
@@ -215,6 +225,23 @@ def test_the_only_process_of_a_pooler_restarts_while_the_other_pooler_serves(lab
     assert lab.run("bouncer1", "systemctl show -p MainPID --value pgbouncer") != before
     print(f"\nboth poolers: {seen.done} connections, gap {seen.longest_gap_seconds:.2f} s")
     assert seen.errors == []
+    assert told not in pyinfra("unchanged", "deploys/pgbouncer.py", limit="bouncer1").stdout
+
+
+def test_a_run_killed_between_file_and_reload_is_healed_in_every_process(
+    lab: Lab, two: str, tmp_path: Path
+) -> None:
+    changed = tmp_path / "lab.py"
+    changed.write_text(Path(two).read_text().replace("processes=2,", "processes=2, pool_size=8,"))
+
+    def sizes() -> list[str]:
+        return [ask(lab, socket, "SHOW DATABASES")[0]["pool_size"] for socket in SOCKETS]
+
+    killed_at(str(changed), "deploys/pgbouncer.py", POOLER, step="Limit of open files")
+    assert sizes() == ["3", "3"]
+    run = pyinfra("deploy", "deploys/pgbouncer.py", inventory=str(changed), limit=POOLER)
+    assert run.returncode == 0, run.stdout
+    assert sizes() == ["4", "4"]
 
 
 def test_a_restart_is_refused_while_files_are_not_what_the_inventory_says(
