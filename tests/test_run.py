@@ -112,10 +112,11 @@ def test_an_agent_is_rolled_back_by_its_hosts_name_alone():
         "HOST=",
     )
     assert code != 0
-    assert said.startswith(
+    # Between make's own lines, where this test runs under another make.
+    assert (
         "HOST is not given"
         "\nHINT: make agent-rollback INVENTORY=inventories/example.py HOST=agent1\n"
-    )
+    ) in said
 
 
 @pytest.mark.parametrize(
