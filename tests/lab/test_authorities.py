@@ -14,7 +14,7 @@ import pytest
 
 from fleet.leaves import pool_leaf
 from fleet.pki import certificate_file
-from tests.lab.conftest import Lab, pyinfra, within
+from tests.lab.conftest import Lab, killed_at, pyinfra, within
 
 pytestmark = pytest.mark.lab
 
@@ -203,8 +203,16 @@ def test_pems_certificate_of_the_pool_is_renewed_and_no_client_or_backend_is_los
     lab: Lab, other_inventory: Inventory, tmp_path: Path
 ) -> None:
     longer = stage(other_inventory, "pem", leaf_days=400)
+    # A run before it is killed when the new certificate waits for its proof.
+    step = "Write the configuration, once it is proven"
+    killed_at(longer, "deploys/pgbouncer.py", "bouncer1", step)
+    waits = f"sha256sum < {POOL}.key.pem-fleet-issued"
+    key = lab.run("bouncer1", waits)
+    assert lab.run("bouncer1", f"sha256sum < {POOL}.key") != key
     with papers_of_agent1(lab, tmp_path) as papers:
         renew(lab, longer, "deploys/pgbouncer.py", papers=papers)
+    assert lab.run("bouncer1", f"sha256sum < {POOL}.key") == key, "the next run took what waited"
+    assert lab.on("bouncer1").run(waits).failed
 
 
 def test_a_step_that_would_lock_the_poolers_out_is_refused_before_it_is_made(
