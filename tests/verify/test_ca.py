@@ -23,14 +23,9 @@ def leaves(site, name):
     none_of = {*ANCHORS.values(), TRUSTED_CLIENTS_FILE}
     if site.machines[name] in site.fleet.agent.hosts and site.config(name).spoolers:
         # Such an agent stays direct, and has none of our papers.
-        none_of.add(f"{AGENT_DIRECTORY}/{site.fleet.pem_server.agent_user}.crt")
-    # What PEM's CA issued is PEM's to judge.
-    of_pem = site.fleet.certificate_authority.client_issuer == "pem"
-    return {
-        path: own
-        for path, own in files.items()
-        if path not in none_of and not (of_pem and own.parent.name == "clients")
-    }
+        user = site.fleet.pem_server.agent_user
+        none_of |= {f"{place}/{user}.crt" for place in (AGENT_DIRECTORY, PEM_CERTIFICATES)}
+    return {path: own for path, own in files.items() if path not in none_of}
 
 
 @pytest.mark.parametrize("kind", ["server", "client"])
@@ -43,7 +38,7 @@ def test_a_host_trusts_the_authorities_of_this_inventory(site, machine, kind):
 
 
 def test_a_private_key_is_its_owners_alone(site, machine):
-    owners = {f"{AGENT_DIRECTORY}/": "root"}
+    owners = {f"{AGENT_DIRECTORY}/": "root", f"{PEM_CERTIFICATES}/": "root"}
     if machine in {host.name for host in site.fleet.pem_server.hosts}:
         owners[f"{POSTGRES_DIRECTORY}/"] = site.place_of_postgres(machine).user
     if machine in {host.name for host in site.fleet.pgbouncer.hosts}:
@@ -70,6 +65,9 @@ def openssl(site, machine):
 
 def test_a_certificate_verifies_for_its_own_purpose_only(site, machine, openssl):
     found = leaves(site, machine)
+    if site.fleet.certificate_authority.client_issuer == "pem":
+        # PEM's CA does not say what its certificates are for, and is not on this host.
+        found = {path: own for path, own in found.items() if own.parent.name == "servers"}
     kinds = [own.parent.name.removesuffix("s") for own in found.values()]  # servers/ or clients/
     other = {"server": "client", "client": "server"}
     for purposes, code in ((kinds, "0"), ([other[kind] for kind in kinds], "2")):
