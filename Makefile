@@ -52,7 +52,7 @@ agent-rollback: setup  ## A moved agent back to its backup, direct: INVENTORY=�
 	@[ -n "$(HOST)" ] || { echo "HOST is not given"; echo "HINT: make $@ INVENTORY=$(INVENTORY) HOST=agent1"; exit 1; }
 	@$(RUN) deploy $(INVENTORY) deploys/agent_rollback.py --limit $(HOST)
 
-verify: setup  ## Look at every host, pooler, agent and certificate of a deployed fleet: INVENTORY=…; reads only
+verify: setup  ## Look at every host, pooler, agent and certificate of a deployed fleet: INVENTORY=…; reads, and tries logins
 	@$(need_inventory)
 	@$(BIN)/pytest -q tests/verify --inventory=$(INVENTORY)
 

@@ -4,6 +4,8 @@ Everything here only reads. What it opens at a pooler is a login, or the try of 
 """
 
 import socket
+import subprocess
+import tempfile
 
 import psycopg
 import testinfra
@@ -18,14 +20,16 @@ from fleet.pooler import consoles
 from fleet.processes import processes
 
 REACH_SECONDS = 3
+ALIVE_SECONDS = 15  # three such without an answer end a connection
 
 
 class Site:
-    """The hosts of a fleet."""
+    """The hosts of a fleet. Each is logged in to once, and all commands share that connection."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.machines = {host.name: host for host in fleet.machines()}
+        self._sockets = tempfile.TemporaryDirectory(prefix="pem-fleet-")
         self._remotes: dict[str, Remote] = {}
         self._programs: dict[tuple[str, str], bool] = {}
 
@@ -33,7 +37,11 @@ class Site:
         """A host, by the inventory's own ssh settings, as root."""
         if name not in self._remotes:
             ssh = self.machines[name].ssh
-            options = ["ConnectTimeout=5", "StrictHostKeyChecking=yes"]
+            options = [
+                "ConnectTimeout=5",
+                "StrictHostKeyChecking=yes",
+                f"ServerAliveInterval={ALIVE_SECONDS}",
+            ]
             if known_hosts := ssh.get("ssh_known_hosts_file"):
                 options.append(f"UserKnownHostsFile={known_hosts}")
             user = f"{ssh['ssh_user']}@" if "ssh_user" in ssh else ""
@@ -41,9 +49,29 @@ class Site:
                 f"ssh://{user}{ssh.get('ssh_hostname', name)}:{ssh.get('ssh_port', 22)}",
                 ssh_identity_file=ssh.get("ssh_key"),
                 ssh_extra_args=" ".join(f"-o {option}" for option in options),
+                controlpath=self._socket(name),
                 sudo=True,
             )
         return self._remotes[name]
+
+    def _socket(self, name: str) -> str:
+        """Where ssh keeps the connection to a host; by number, as such a path must be short."""
+        return f"{self._sockets.name}/{list(self.machines).index(name)}"
+
+    def hang_up(self, name: str) -> None:
+        """End the connection to a host, if there is one; the next command makes another."""
+        subprocess.run(
+            ["ssh", "-S", self._socket(name), "-O", "exit", name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+
+    def close(self) -> None:
+        """End all connections."""
+        for name in self._remotes:
+            self.hang_up(name)
+        self._sockets.cleanup()
 
     def run(self, name: str, command: str) -> str:
         """What a command printed on a host; it must succeed."""

@@ -53,6 +53,8 @@ class Lab(Site):
 
     def command(self, *arguments: str) -> None:
         """A command of the lab, such as `kill bouncer1`."""
+        for name in arguments[1:]:
+            self.hang_up(name)
         subprocess.run([sys.executable, "-m", "lab", *arguments], cwd=ROOT, check=True)
 
     @contextmanager
@@ -153,12 +155,14 @@ def killed_at(inventory: str, deploy: str, limit: str, step: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Lab:
+def lab() -> Iterator[Lab]:
     try:
         fleet = fleet_of(INVENTORY)
     except InventoryError as error:
         pytest.fail(f"the lab's tests cannot run: {error}", pytrace=False)
-    return Lab(fleet)
+    lab = Lab(fleet)
+    yield lab
+    lab.close()
 
 
 @pytest.fixture

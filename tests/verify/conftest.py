@@ -1,8 +1,9 @@
 """What can be said of any deployed fleet without changing it: `make verify INVENTORY=…`.
 
-These tests read files, systemd, psql and consoles over ssh. Against the poolers they try logins
-that must be refused: each leaves a line in the pooler's log, and nothing else. Where something
-cannot be seen (a firewall, a missing program) a test is skipped and says why.
+These tests read files, systemd, psql and consoles over ssh, log in as an agent, and try what must
+be refused: logins at the poolers, calls of the login function in the database. All they leave are
+lines in the poolers' and Postgres' logs, of which those of refused calls are errors. Where
+something cannot be seen (a firewall, a missing program) a test is skipped and says why.
 """
 
 import pytest
@@ -42,7 +43,9 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(scope="session")
 def site(request):
     """The fleet of the inventory."""
-    return Site(_fleet(request.config))
+    site = Site(_fleet(request.config))
+    yield site
+    site.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
