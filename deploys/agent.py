@@ -22,12 +22,11 @@ from fleet.platforms import (
     PEM_AGENT_CONFIG,
     PEM_AGENT_PACKAGE,
     PEM_AGENT_UNIT,
-    PEM_CERTIFICATES,
     SERVER_CA_FILE,
     Family,
     family_of,
 )
-from fleet.pooler import preferred
+from fleet.pooler import agent_pair, preferred
 
 DROP_IN_TEXT = f"""\
 # Written by pem-fleet; edits here are lost.
@@ -42,8 +41,7 @@ def agent(fleet: Fleet, machine: Host, family: Family) -> None:
     """One agent, from what is there to a heartbeat that came through a pooler."""
     authority, leaf = fleet.certificate_authority, agent_leaf(fleet, machine)
     from_pem = authority.client_issuer == "pem"
-    stem = f"{PEM_CERTIFICATES if from_pem else AGENT_DIRECTORY}/{fleet.pem_server.agent_user}"
-    certificate, key = f"{stem}.crt", f"{stem}.key"
+    certificate, key = agent_pair(fleet)
     standing = agent_move.standing(fleet)
 
     if standing == "spooling":

@@ -12,16 +12,14 @@ from fleet.hosts import Fleet, Host
 from fleet.leaves import agent_leaf, leaves_of, pool_leaf, server_leaf
 from fleet.pki import KINDS, authority_file, certificate_file
 from fleet.platforms import (
-    AGENT_DIRECTORY,
     CLIENT_CA_FILE,
-    PEM_CERTIFICATES,
     POSTGRES_DIRECTORY,
     SERVER_CA_FILE,
     TRUSTED_CLIENTS_FILE,
     Family,
     pgbouncer,
 )
-from fleet.pooler import certificates, pool_pair
+from fleet.pooler import agent_pair, certificates, pool_pair
 
 _DAY_SECONDS = 86400
 
@@ -61,8 +59,7 @@ def files_on(fleet: Fleet, machine: Host, family: Family) -> dict[str, Path]:
             files[TRUSTED_CLIENTS_FILE] = authority.path / "trusted-clients.crt"
     if machine in fleet.agent.hosts:
         own = certificate_file(authority, agent_leaf(fleet, machine))
-        directory = PEM_CERTIFICATES if from_pem else AGENT_DIRECTORY
-        files[f"{directory}/{fleet.pem_server.agent_user}.crt"] = own
+        files[agent_pair(fleet)[0]] = own
     return files
 
 

@@ -16,7 +16,13 @@ from fleet.leaves import POOL_USER, pool_leaf, server_leaf
 from fleet.operations.files import CANDIDATE, ISSUED, File, OnHost
 from fleet.pem_authority import trusted_clients
 from fleet.pki import authority_file, certificate_file, key_file
-from fleet.platforms import SERVER_CA_FILE, TRUSTED_CLIENTS_FILE, Pooler
+from fleet.platforms import (
+    AGENT_DIRECTORY,
+    PEM_CERTIFICATES,
+    SERVER_CA_FILE,
+    TRUSTED_CLIENTS_FILE,
+    Pooler,
+)
 from fleet.processes import Process, processes
 from fleet.render import render
 from fleet.sizing import sizing
@@ -147,6 +153,13 @@ def _first(fleet: Fleet, place: Pooler) -> Place:
 def pool_pair(place: Pooler) -> tuple[str, str]:
     """Where the pooler's certificate for the database is on its host, and its key."""
     stem = f"{place.directory}/tls/{POOL_USER}"
+    return f"{stem}.crt", f"{stem}.key"
+
+
+def agent_pair(fleet: Fleet) -> tuple[str, str]:
+    """Where an agent's certificate for the poolers is on its host, and its key."""
+    from_pem = fleet.certificate_authority.client_issuer == "pem"
+    stem = f"{PEM_CERTIFICATES if from_pem else AGENT_DIRECTORY}/{fleet.pem_server.agent_user}"
     return f"{stem}.crt", f"{stem}.key"
 
 

@@ -162,11 +162,17 @@ class Site:
         return self.connect(pooler, **{**self.agent_papers(), **parameters})
 
     def agent_papers(self) -> dict[str, str]:
-        """The first agent's user, certificate and key."""
+        """The first agent's user, certificate and key.
+
+        The user alone where PEM's CA issues: the keys are on the agents' hosts and nowhere else.
+        """
         authority = self.fleet.certificate_authority
+        user = self.fleet.pem_server.agent_user
+        if authority.client_issuer == "pem":
+            return {"user": user}
         leaf = agent_leaf(self.fleet, self.fleet.agent.hosts[0])
         return {
-            "user": self.fleet.pem_server.agent_user,
+            "user": user,
             "sslcert": str(certificate_file(authority, leaf)),
             "sslkey": str(key_file(authority, leaf)),
         }

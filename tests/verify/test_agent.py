@@ -4,7 +4,8 @@ import psycopg
 import pytest
 
 from fleet.heartbeats import FRESH_SECONDS
-from fleet.platforms import AGENT_DIRECTORY, PEM_AGENT_UNIT, PEM_WORKER, SERVER_CA_FILE
+from fleet.platforms import PEM_AGENT_UNIT, PEM_WORKER, SERVER_CA_FILE
+from fleet.pooler import agent_pair
 
 
 @pytest.fixture
@@ -54,13 +55,13 @@ def test_its_certificate_opens_every_pooler(site, agent):
     if not site.has(agent, "psql"):
         pytest.skip(f"psql is not installed on {agent}; see the next test")
     user, port = site.fleet.pem_server.agent_user, site.fleet.pgbouncer.listen_port
-    stem = f"{AGENT_DIRECTORY}/{user}"
+    certificate, key = agent_pair(site.fleet)
     for pooler in site.fleet.pgbouncer.hosts:
         answer = site.run(
             agent,
             f"psql -XAtq -c 'SELECT 1' 'host={pooler.name} port={port} dbname=pem user={user}"
             f" connect_timeout=10 sslmode=verify-full sslrootcert={SERVER_CA_FILE}"
-            f" sslcert={stem}.crt sslkey={stem}.key'",
+            f" sslcert={certificate} sslkey={key}'",
         )
         assert answer == "1", pooler.name
 
@@ -69,12 +70,12 @@ def test_its_certificate_opens_every_pooler(site, agent):
 def test_every_pooler_takes_its_certificate_and_shows_one_of_its_own_name(site, agent):
     if not site.has(agent, "openssl"):
         pytest.skip(f"openssl is not installed on {agent}")
-    user, port = site.fleet.pem_server.agent_user, site.fleet.pgbouncer.listen_port
-    stem = f"{AGENT_DIRECTORY}/{user}"
+    port = site.fleet.pgbouncer.listen_port
+    certificate, key = agent_pair(site.fleet)
     for pooler in site.fleet.pgbouncer.hosts:
         shown = site.on(agent).run(
             f"sleep 1 | openssl s_client -connect {pooler.name}:{port} -starttls postgres"
-            f" -cert {stem}.crt -key {stem}.key -CAfile {SERVER_CA_FILE}"
+            f" -cert {certificate} -key {key} -CAfile {SERVER_CA_FILE}"
             f" -verify_return_error -verify_hostname {pooler.name}"
         )
         assert "Verify return code: 0 (ok)" in shown.stdout, (pooler.name, shown.stderr)
@@ -83,6 +84,8 @@ def test_every_pooler_takes_its_certificate_and_shows_one_of_its_own_name(site, 
 
 def test_the_first_agents_papers_open_every_pooler_from_this_machine(site):
     """Where the rules of the poolers let this machine try."""
+    if site.fleet.certificate_authority.client_issuer == "pem":
+        pytest.skip("PEM's CA issues the agents' certificates: their keys are on their hosts alone")
     for pooler in site.fleet.pgbouncer.hosts:
         port = site.fleet.pgbouncer.listen_port
         if not site.reachable(pooler.name):
