@@ -14,7 +14,6 @@ from pyinfra.operations import systemd
 
 from fleet import is_entrypoint
 from fleet.access import (
-    AUTH_USER,
     function_wishes,
     hba_lines,
     ident_lines,
@@ -31,6 +30,7 @@ from fleet.operations.takeover import old_recipe_told, password_poolers
 from fleet.pki import authority_file, certificate_file, key_file
 from fleet.platforms import PEM_SERVER_PACKAGE, POSTGRES_DIRECTORY, Family, Postgres, family_of
 from fleet.platforms import postgres as postgres_row
+from fleet.values import AUTH_USER
 
 
 @deploy("PEM server")

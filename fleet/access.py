@@ -12,11 +12,10 @@ from fleet import ROOT
 from fleet.databases import Access, Database, User
 from fleet.facts.postgres import literal
 from fleet.hosts import Fleet, PemServer, PgBouncer, sources
-from fleet.leaves import POOL_USER
 from fleet.operations.postgres import Wish
+from fleet.values import AUTH_USER, POOL_USER
 
 # The role by which PgBouncer asks for the others. It logs in by certificate and has no password.
-AUTH_USER = "pgbouncer"
 FUNCTION = "pem_fleet.get_pool_auth(text)"
 PEM_FUNCTION = "pem.get_agent_pool_auth(text)"
 # Users of other databases that come in through the poolers (fleet/databases.py): the group, which

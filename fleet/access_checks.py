@@ -34,7 +34,6 @@ def access_problems(fleet: "Fleet") -> Iterator[str]:
     for pooler_rule in access.pooler_rules:
         yield from _pooler_rule_fits(access, pooler_rule)
     yield from _pool_is_whole(access)
-    yield from _agents_keep_their_connections(fleet, access)
 
 
 def _names_once(access: Access) -> Iterator[str]:
@@ -134,18 +133,6 @@ def _pool_is_whole(access: Access) -> Iterator[str]:
         yield (
             "pooler_rules are there, and nobody is pooled"
             "\nHINT: User(…, pooled=True), or leave pooler_rules out"
-        )
-
-
-def _agents_keep_their_connections(fleet: "Fleet", access: Access) -> Iterator[str]:
-    agents = len(fleet.agent.hosts) * fleet.agent.connections
-    others = sum(database.pool_clients for database in access.pooled_databases)
-    limit = fleet.pgbouncer.max_client_conn
-    if limit is not None and others and limit < agents + others:
-        yield (
-            f"max_client_conn ({limit}) is below the {agents} connections of all agents and the"
-            f" {others} pool_clients of other databases"
-            "\nHINT: leave it out, it is computed from both"
         )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fleet.sizing import sizing
+from fleet.sizing import POOLS, sizing
 
 if TYPE_CHECKING:
     from fleet.hosts import Fleet
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 SUPERUSER_RESERVED = 3
 # The PEM server's own agent and other direct ones, the web application, replication, backups, you.
 OTHER_CONNECTIONS = 40
-# The agents, the administrator who registers them, and the auth_query: one pool each.
-POOLS = 3
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """What only the whole inventory shows: roles that do not fit together, all told at once."""
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from fleet.access_checks import access_problems
 from fleet.capacity import OTHER_CONNECTIONS, SUPERUSER_RESERVED, demand
 from fleet.mistakes import Mistake, any_noted, inventory_line, note
+from fleet.values import AUTH_USER, PEM_ROLES, POOL_USER
 
 if TYPE_CHECKING:
     from fleet.hosts import Fleet
@@ -37,13 +39,32 @@ def _roles_belong_together(fleet: "Fleet") -> Iterator[str]:
         )
 
 
-def _every_agent_may_connect(fleet: "Fleet") -> Iterator[str]:
-    wanted = len(fleet.agent.hosts) * fleet.agent.connections
+def _every_client_may_connect(fleet: "Fleet") -> Iterator[str]:
+    agents = len(fleet.agent.hosts) * fleet.agent.connections
+    databases = fleet.access.pooled_databases if fleet.access is not None else ()
+    others = sum(database.pool_clients for database in databases)
     limit = fleet.pgbouncer.max_client_conn
-    if limit is not None and limit < wanted:
+    if limit is not None and limit < agents + others:
         yield (
-            f"max_client_conn ({limit}) is below the {wanted} connections of all agents"
-            "\nHINT: leave it out, it is computed from the number of agents"
+            f"max_client_conn ({limit}) is below the {agents} connections of all agents"
+            + (f" and the {others} pool_clients of other databases" if others else "")
+            + f"\nHINT: leave it out, it is computed; {agents + others} at least"
+        )
+
+
+def _every_agent_is_let_in(fleet: "Fleet") -> Iterator[str]:
+    networks = fleet.pgbouncer.agent_networks
+    outside = [
+        host
+        for host in fleet.agent.hosts
+        if not any(host.ip in ip_network(network) for network in networks)
+    ]
+    if networks and outside:
+        yield (
+            f"{', '.join(f'{host.name} ({host.address})' for host in outside)}: in none of"
+            f" agent_networks ({', '.join(networks)}), so that no pooler lets it in"
+            "\nHINT: add its network to agent_networks, or leave agent_networks out: each agent's"
+            " own address"
         )
 
 
@@ -91,7 +112,7 @@ def _no_host_is_named_like_a_role(fleet: "Fleet") -> Iterator[str]:
     # PgBouncer compares a client certificate's DNS names with the user that logs in, before
     # the common name and whatever the case (measured on 1.26.1).
     server = fleet.pem_server
-    users = {server.admin_user, server.agent_user, "pgbouncer", "pem_agent_pool"}
+    users = {server.admin_user, server.agent_user, AUTH_USER, POOL_USER}
     if (server.endpoint or "").lower() in users:
         yield (
             f"endpoint {server.endpoint} is also a database role; the servers' certificates could"
@@ -119,8 +140,7 @@ def _pooled_agents_are_not_the_server(fleet: "Fleet") -> Iterator[str]:
 
 def _stats_user_is_its_own(fleet: "Fleet") -> Iterator[str]:
     server, name = fleet.pem_server, fleet.pgbouncer.stats_user
-    taken = {"pgbouncer", "pem_agent_pool", "pem_admin", "pem_agent", "pem_user", "postgres"}
-    taken |= {"enterprisedb", server.admin_user, server.agent_user}
+    taken = {*PEM_ROLES, server.admin_user, server.agent_user}
     taken |= {user.name for user in fleet.access.users} if fleet.access is not None else set()
     if name in taken:
         yield (
@@ -132,7 +152,8 @@ def _stats_user_is_its_own(fleet: "Fleet") -> Iterator[str]:
 CHECKS = (
     _stats_user_is_its_own,
     _roles_belong_together,
-    _every_agent_may_connect,
+    _every_client_may_connect,
+    _every_agent_is_let_in,
     _the_database_bears_all_pools,
     _one_machine_one_entry,
     _each_service_has_its_port,

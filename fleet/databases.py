@@ -28,7 +28,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from fleet.roles import Role
-from fleet.values import Count, Network, OneLine, RoleName, Secret, SettingName
+from fleet.values import PEM_ROLES, Count, Network, OneLine, RoleName, Secret, SettingName
 
 # What users may be members of, and what each of these is a member of itself.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -40,7 +40,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 # PEM's roles and databases, Postgres' and PgBouncer's own, and words of pg_hba.conf.
 RESERVED_USER = re.compile(
-    r"^(pem|pem_.*|agent\d+|pg_.*|dbrole_.*|pgbouncer|postgres|enterprisedb|all|public|none)$"
+    rf"^(pem|pem_.*|agent\d+|pg_.*|dbrole_.*|all|public|none|{'|'.join(sorted(PEM_ROLES))})$"
 )
 RESERVED_DATABASE = re.compile(
     r"^(pem|pem_.*|pgbouncer|postgres|edb|template\d+|all|sameuser|samerole|samegroup|replication)$"

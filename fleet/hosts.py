@@ -5,21 +5,22 @@ groups that pyinfra works on from it (see inventories/example.py).
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
 from fleet.checks import note_problems
-from fleet.databases import Access
+from fleet.databases import Access, twice
 from fleet.keystore import key_problems
 from fleet.mistakes import raise_noted
 from fleet.roles import Role
 from fleet.values import (
+    PEM_ROLES,
     Address,
+    ConsoleNetworks,
     Count,
     Days,
     HostName,
@@ -36,6 +37,9 @@ from fleet.values import (
 )
 
 Group = tuple[list[tuple[str, dict[str, object]]], dict[str, object]]
+GroupName = Literal["pem_server", "pgbouncer", "agent"]
+# The groups of hosts that pyinfra works on, in the order of the deploys.
+GROUPS: tuple[GroupName, ...] = get_args(GroupName)
 
 
 class Host(Role):
@@ -60,9 +64,9 @@ class Host(Role):
 
 
 def _each_once(hosts: tuple[Host, ...]) -> tuple[Host, ...]:
-    twice = [name for name, count in Counter(host.name for host in hosts).items() if count > 1]
-    if twice:
-        raise ValueError(f"{', '.join(twice)} is there twice\nHINT: name each host once in a role")
+    names = twice(host.name for host in hosts)
+    if names:
+        raise ValueError(f"{', '.join(names)} is there twice\nHINT: name each host once in a role")
     return hosts
 
 
@@ -226,8 +230,7 @@ class PemServer(Role):
 
     @model_validator(mode="after")
     def _roles_are_their_own(self) -> Self:
-        taken = {"pgbouncer", "pem_agent_pool", "pem_admin", "pem_agent", "pem_user"}
-        taken |= {"postgres", "enterprisedb"}
+        taken = set(PEM_ROLES)
         if self.installation is not None:
             taken.add(self.installation.superuser)
         for setting, name in (("admin_user", self.admin_user), ("agent_user", self.agent_user)):
@@ -238,16 +241,6 @@ class PemServer(Role):
                 )
             taken.add(name)
         return self
-
-
-def _not_everywhere(networks: tuple[str, ...]) -> tuple[str, ...]:
-    for network in networks:
-        if ip_network(network).prefixlen == 0:
-            raise ValueError(
-                f"{network} lets the whole world try passwords at the admin console"
-                '\nHINT: admin_networks=("192.0.2.0/28",), where you work from'
-            )
-    return networks
 
 
 # Settings that templates/pgbouncer.ini.j2 writes; a second value would win silently.
@@ -273,7 +266,7 @@ class PgBouncer(Role):
     listen_port: Port = 6432
     vendor: PoolerVendor = Field("distribution", description="whose PgBouncer package it is")
     version: str | None = Field(None, description='"1.25", of vendor="edb" alone, required there')
-    admin_networks: Annotated[Networks, AfterValidator(_not_everywhere)] = Field(
+    admin_networks: ConsoleNetworks = Field(
         description="from where the admin console may be reached", min_length=1
     )
     agent_networks: Networks = Field(
@@ -293,7 +286,7 @@ class PgBouncer(Role):
         None, description="a role that may look at the console's figures, and do nothing else"
     )
     stats_password: Secret | None = Field(None, description='secret("PEM_STATS_PASSWORD")')
-    stats_networks: tuple[Network, ...] = Field(
+    stats_networks: ConsoleNetworks = Field(
         (), description="from where stats_user comes; admin_networks when not given"
     )
     log_connections: bool | None = Field(
@@ -393,7 +386,7 @@ class Fleet(Role):
             note_problems(self)
             raise_noted()
 
-    def group(self, role: Literal["pem_server", "pgbouncer", "agent"]) -> Group:
+    def group(self, role: GroupName) -> Group:
         """The hosts of a role and their data, as pyinfra wants a group of an inventory."""
         members: PemServer | PgBouncer | Agent = getattr(self, role)
         hosts = [(host.name, {**host.ssh, "machine": host}) for host in members.hosts]
@@ -405,7 +398,7 @@ class Fleet(Role):
 
     def memberships(self) -> Iterator[tuple[str, Host]]:
         """Every host with each of its roles, in the order of the roles."""
-        for role in ("pem_server", "pgbouncer", "agent"):
+        for role in GROUPS:
             for host in getattr(self, role).hosts:
                 yield role, host
 

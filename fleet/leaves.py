@@ -4,9 +4,7 @@ from ipaddress import ip_address
 
 from fleet.certificates import Leaf
 from fleet.hosts import Fleet, Host
-
-# The common name by which the poolers log in to the database; pg_ident.conf maps it to the roles.
-POOL_USER = "pem_agent_pool"
+from fleet.values import POOL_USER
 
 
 def server_leaf(fleet: Fleet, host: Host) -> Leaf:

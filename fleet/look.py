@@ -23,13 +23,12 @@ from fleet.facts.postgres import PostgresServer
 from fleet.facts.services import Service
 from fleet.findings import Agent, Drift, Findings, Machine, Pooler, Server
 from fleet.heartbeats import Heartbeat
-from fleet.hosts import Fleet, Group, Host, sources
+from fleet.hosts import GROUPS, Fleet, Group, Host, sources
 from fleet.lifetimes import Held, files_on, lifetimes
 from fleet.observe import observe
 from fleet.platforms import PEM_AGENT_UNIT, Family, pgbouncer, postgres
 from fleet.pooler import consoles
 from fleet.processes import processes
-from fleet.run import GROUPS
 
 CONNECT_SECONDS = 5
 ASK_SECONDS = 30

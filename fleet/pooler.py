@@ -12,7 +12,7 @@ from fleet.databases import Access
 from fleet.facts.authority import KeyPairs
 from fleet.hosts import Fleet, Host, PgBouncer, sources
 from fleet.keystore import PkiError
-from fleet.leaves import POOL_USER, pool_leaf, server_leaf
+from fleet.leaves import pool_leaf, server_leaf
 from fleet.operations.files import CANDIDATE, ISSUED, File, OnHost
 from fleet.pem_authority import trusted_clients
 from fleet.pki import authority_file, certificate_file, key_file
@@ -26,6 +26,7 @@ from fleet.platforms import (
 from fleet.processes import Process, processes
 from fleet.render import render
 from fleet.sizing import sizing
+from fleet.values import POOL_USER
 
 # Of IPv4 and IPv6.
 EVERY_ADDRESS = "*"

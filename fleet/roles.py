@@ -82,7 +82,8 @@ def _mistake(role: type[Role], details: ErrorDetails) -> Mistake:
         problem = "required, and not given"
         hint = f"add {top}=…{_meaning(role, top)}"
     elif not hint:
-        hint = f"{top}{_meaning(role, top) or ': see the class in fleet/hosts.py'}"
+        source = role.__module__.replace(".", "/") + ".py"
+        hint = f"{top}{_meaning(role, top) or f': see the class in {source}'}"
     return Mistake(inventory_line(), subject, _lower_first(problem), hint)
 
 

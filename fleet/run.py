@@ -17,21 +17,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pyinfra.api.exceptions import InventoryError
 
 from fleet import ROOT
-from fleet.hosts import Fleet
+from fleet.hosts import GROUPS, Fleet
 from fleet.inventory import fleet_of
 
 DEPLOYS = ("ca", "pem_server", "access", "pgbouncer", "agent")
 RESTART = "deploys/pgbouncer_restart.py"
-GROUPS: tuple[Literal["pem_server", "pgbouncer", "agent"], ...] = (
-    "pem_server",
-    "pgbouncer",
-    "agent",
-)
 # Deploys that are not named like the group that they are for.
 GROUP_OF = {"agent_rollback": "agent"}
 

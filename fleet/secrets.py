@@ -29,6 +29,8 @@ def secret(variable: str, command: str | None = None) -> SecretStr:
         hint = f"run `{command}` by hand, or export {variable}"
     if problem:
         note(Mistake(inventory_line(), f'secret("{variable}")', problem, hint))
+        # Never used, as no fleet is made; not empty, so that the role does not tell it again.
+        return SecretStr("missing")
     return SecretStr(value)
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 # EDB's own example allows 80 server connections for at most 500 clients.
 BUSY_SHARE = 0.16
 SMALLEST_POOL = 5
+# The agents, the administrator who registers them, and the auth_query: one pool each.
+POOLS = 3
 # A client that lost its pooler connects again before the old connection is known to be dead.
 RECONNECT_FACTOR = 2
 ADMIN_CONNECTIONS = 20
@@ -60,9 +62,8 @@ def sizing(pooler: "PgBouncer", agent: "Agent", access: "Access | None" = None) 
     pool_size = math.ceil(total / pooler.processes)
     computed_max = clients * RECONNECT_FACTOR + ADMIN_CONNECTIONS + others
     max_client_conn = pooler.max_client_conn or max(computed_max, pool_size)
-    # The agents, the administrator and the auth_query each have a pool of their own.
     # Another database has pool_size for all of its users together.
-    servers = 3 * pool_size + sum(database.pool_size for database in databases)
+    servers = POOLS * pool_size + sum(database.pool_size for database in databases)
     needed = max_client_conn + servers + OTHER_DESCRIPTORS
     open_files = math.ceil(needed / DESCRIPTOR_STEP) * DESCRIPTOR_STEP
     explanation = [

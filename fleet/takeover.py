@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fleet.hosts import OWNED_SETTINGS, Fleet
 from fleet.operations.files import BACKUP, SIGNATURE
 from fleet.parts import ini_entries
+from fleet.values import POOL_USER
 
 # What of a database's entry may be shown; passwords and connect_query are not among it.
 _SHOWN = (
@@ -110,7 +111,7 @@ def _recipe(found: Configuration, fleet: Fleet) -> str:
     text = (
         f"It is PEM's recipe of 7.11 to early 9: to the database by {host}, with md5 passwords"
         f" that lie in {found.password_file}. It becomes the recipe of PEM 10: to"
-        f" {server.connect_name} by TLS and the certificate CN=pem_agent_pool, no password on this"
+        f" {server.connect_name} by TLS and the certificate CN={POOL_USER}, no password on this"
         f" host, {server.admin_user} by SCRAM instead of md5, agents by certificate as before."
     )
     if "pool_size" in found.databases:

@@ -12,6 +12,10 @@ from fleet.hosts import Agent, CertificateAuthority, Fleet, Host, PemServer, PgB
 from fleet.secrets import secret
 from fleet.ssh import ssh
 
+# For what is commented out below:
+# from fleet.databases import Access, Database, PoolerRule, Rule, User
+# from fleet.hosts import PemInstallation
+
 # Who logs in to the hosts; root's work is done by sudo. Host keys must be in known_hosts.
 _ssh = ssh(user="deploy", key="~/.ssh/id_ed25519", known_hosts="~/.ssh/known_hosts")
 

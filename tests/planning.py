@@ -19,6 +19,7 @@ from pyinfra.api.facts import ShortFactBase
 from pyinfra.context import ctx_host, ctx_state
 
 from fleet import ROOT
+from fleet.hosts import GROUPS
 
 # pyinfra asks for its connectors many times in each inventory, and each time Python reads the
 # metadata of every installed package.
@@ -99,7 +100,7 @@ def make_plan(fleet, deploy, host, facts, /, answers=None, executing=False, **ar
     that is not there has its default. answers: what a command that is run while planning prints,
     {part of the command: text}. executing: as in the run itself, not in the plan before it.
     """
-    groups = {role: fleet.group(role) for role in ("pem_server", "pgbouncer", "agent")}
+    groups = {role: fleet.group(role) for role in GROUPS}
     quick = {"fake_delay": 0, "fake_delay_jitter": 0, "fake_responses": answers or {}}
     names = [f"@fake/{machine.name}" for machine in fleet.machines()]
     fake_groups = {

@@ -40,6 +40,9 @@ PEM_IDENT = b"# MAPNAME  SYSTEM-USERNAME  PG-USERNAME\n"
 def sample_authority(directory):
     """Settings of a CA directory: certificates of 100 years without keys, the same in every run."""
     shutil.copytree(ROOT / "tests" / "authority", directory)
+    # A checkout made with another umask may be writable for a group, which a CA must not be.
+    for path in (directory, *directory.iterdir()):
+        path.chmod(path.stat().st_mode & ~0o022)
     return CertificateAuthority(directory=str(directory), organization="Example")
 
 

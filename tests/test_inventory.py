@@ -232,7 +232,7 @@ WRONG = [
         "bouncer = agents.via",
         "fleet =",
         "Fleet: max_client_conn (1) is below the 2 connections of all agents",
-        "leave it out, it is computed from the number of agents",
+        "leave it out, it is computed; 2 at least",
         id="fewer clients than the agents need",
     ),
     pytest.param(
@@ -336,23 +336,63 @@ WRONG = [
         id="a network within another one",
     ),
     pytest.param(
-        BOUNCERS, f'{BOUNCERS}, agent_networks=("192.0.2.32/28", "192.0.2.32/28")', "bouncer =",
-        "PgBouncer(agent_networks): 192.0.2.32/28 is there twice",
-        "leave 192.0.2.32/28 out once",
+        BOUNCERS, f'{BOUNCERS}, agent_networks=("192.0.2.16/28", "192.0.2.16/28")', "bouncer =",
+        "PgBouncer(agent_networks): 192.0.2.16/28 is there twice",
+        "leave 192.0.2.16/28 out once",
         id="one network twice",
     ),
     pytest.param(
         '"192.0.2.0/28"', '"0.0.0.0/0"', "bouncer =",
-        "PgBouncer(admin_networks): 0.0.0.0/0 lets the whole world try passwords at the admin"
-        " console",
-        'admin_networks=("192.0.2.0/28",), where you work from',
+        "PgBouncer(admin_networks): 0.0.0.0/0: wider than any private network, and lets the world"
+        " try passwords at the admin console",
+        'admin_networks=("192.0.2.0/28",), where people work from',
         id="an admin console for everybody",
     ),
     pytest.param(
         '"192.0.2.0/28"', '"192.0.2.0/28", "::/0"', "bouncer =",
-        "PgBouncer(admin_networks): ::/0 lets the whole world try passwords at the admin console",
-        'admin_networks=("192.0.2.0/28",), where you work from',
+        "PgBouncer(admin_networks): ::/0: wider than any private network, and lets the world try"
+        " passwords at the admin console",
+        'admin_networks=("192.0.2.0/28",), where people work from',
         id="an admin console for everybody with IPv6",
+    ),
+    pytest.param(
+        '"192.0.2.0/28"', '"0.0.0.0/1", "128.0.0.0/1"', "bouncer =",
+        "PgBouncer(admin_networks): 0.0.0.0/1, 128.0.0.0/1: wider than any private network, and"
+        " lets the world try passwords at the admin console",
+        'admin_networks=("192.0.2.0/28",), where people work from',
+        id="an admin console for everybody in two halves",
+    ),
+    pytest.param(
+        BOUNCERS,
+        f'{BOUNCERS}, stats_user="pem_stats", stats_password=secret("PEM_ADMIN_PASSWORD"),'
+        ' stats_networks=("0.0.0.0/0",)',
+        "bouncer =",
+        "PgBouncer(stats_networks): 0.0.0.0/0: wider than any private network, and lets the world"
+        " try passwords at the admin console",
+        'stats_networks=("192.0.2.0/28",), where people work from',
+        id="figures for everybody",
+    ),
+    pytest.param(
+        BOUNCERS,
+        f'{BOUNCERS}, stats_user="pem_stats", stats_password=secret("PEM_ADMIN_PASSWORD"),'
+        ' stats_networks=("192.0.2.9/32", "192.0.2.9/32")',
+        "bouncer =",
+        "PgBouncer(stats_networks): 192.0.2.9/32 is there twice",
+        "leave 192.0.2.9/32 out once",
+        id="one network twice for figures",
+    ),
+    pytest.param(
+        BOUNCERS, f'{BOUNCERS}, agent_networks=("198.51.100.0/24", "2001:db8::/64")', "fleet =",
+        "Fleet: app1 (192.0.2.31): in none of agent_networks (198.51.100.0/24, 2001:db8::/64), so"
+        " that no pooler lets it in",
+        "add its network to agent_networks, or leave agent_networks out: each agent's own address",
+        id="an agent from outside the agents' networks",
+    ),
+    pytest.param(
+        'secret("PEM_ADMIN_PASSWORD")', '__import__("pydantic").SecretStr("")', "server =",
+        "PemServer(admin_password): it is empty",
+        'admin_password: secret("PEM_ADMIN_PASSWORD")',
+        id="an empty password",
     ),
     pytest.param(
         '"192.0.2.0/28"', '"2001:db8::1/64"', "bouncer =",
@@ -525,6 +565,21 @@ def test_the_example_needs_one_password_and_debug_inventory_masks_it():
     assert done.returncode == 0, done.stdout
     assert '"admin_password": "**********"' in done.stdout
     assert PASSWORD not in done.stdout
+
+
+def test_what_the_example_has_commented_out_works_when_it_is_uncommented(load, monkeypatch):
+    for name in ("PEM_SUPERUSER", "SHOP_APP", "SHOP_DDL"):
+        monkeypatch.setenv(f"{name}_PASSWORD", PASSWORD)
+    text = (ROOT / "inventories" / "example.py").read_text()
+    for block in (
+        r"# from fleet\..*",
+        r"    # installation=(?s:.*?)\n    # \),",
+        r"# access = (?s:.*?)\n# \)",
+    ):
+        text = re.sub(f"(?m)^{block}$", lambda found: found[0].replace("# ", ""), text)
+    fleet = load(text.replace("agent=agents)", "agent=agents, access=access)"))
+    assert fleet.pem_server.installation.network == "192.0.2.0/24"
+    assert [user.name for user in fleet.access.users] == ["shop_owner", "shop_app", "shop_ddl"]
 
 
 def test_pyinfra_stops_at_a_mistake_before_it_connects(tmp_path):

@@ -17,6 +17,7 @@ from fleet.parts import without_lines
 from fleet.platforms import Pooler
 from fleet.render import script
 from fleet.takeover import Configuration, report
+from fleet.values import POOL_USER
 
 # How long our units may take to listen.
 TAKE_OVER_SECONDS = 15
@@ -198,7 +199,7 @@ def _password_files(place: Pooler, port: int, but: Iterable[str] = ()) -> set[st
 def _without_keys(ini: str) -> str:
     """Shell: the private keys of a pooler of ours that is no more."""
     directory = ini.rpartition("/")[0]
-    names = ("server.key", "pem_agent_pool.key")
+    names = ("server.key", f"{POOL_USER}.key")
     return shlex.join(["rm", "-f", *(f"{directory}/tls/{name}" for name in names)])
 
 

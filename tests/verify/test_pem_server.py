@@ -2,8 +2,8 @@
 
 import pytest
 
-from fleet.access import AUTH_USER
-from fleet.leaves import POOL_USER, server_leaf
+from fleet.leaves import server_leaf
+from fleet.values import AUTH_USER, POOL_USER
 
 ASK = "SELECT count(*) FROM pem_fleet.get_pool_auth('{}')"
 POOL_FUNCTION = "pem_fleet.get_pool_auth(text)"
