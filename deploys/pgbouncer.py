@@ -21,7 +21,6 @@ from fleet.operations.packages import installed
 from fleet.operations.pgbouncer import (
     installed_place,
     proof,
-    retired,
     runs_as_written,
     unit_reads,
 )
@@ -43,7 +42,7 @@ from fleet.pooler import (
     spare_ini,
     written_inis,
 )
-from fleet.processes import drop_in_directory, processes, template_paths, unit_files
+from fleet.processes import drop_in_directory, processes, unit_files
 from fleet.sizing import sizing
 
 
@@ -113,19 +112,11 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
     put(name="Limit of open files, and how to stop", files=unit_files(fleet, place))
     for unit in host.loop(units):
         units_read(name=f"Have systemd read {unit}", unit=unit)
-    retired(
-        name="Stop processes that are not wanted",
-        unit=place.unit,
-        keep=running,
-        port=settings.listen_port,
-        ini=f"{place.directory}/{place.ini}",
-        template=template_paths(place),
-    )
     taken_over(
-        name="Take the port from another PgBouncer",
+        name="Take the port from other processes",
         place=place,
         port=settings.listen_port,
-        units=tuple(units),
+        keep=running,
     )
     for unit in host.loop(units):
         systemd.service(

@@ -42,17 +42,23 @@ def processes(fleet: Fleet, place: Pooler) -> tuple[Process, ...]:
     if count == 1:
         return (Process(place.unit, ini, place.run_directory, place.pid_file, place.log_file),)
     stem, log = ini.removesuffix(".ini"), place.log_file.removesuffix(".log")
+    name = template_name(place)
     return tuple(
         Process(
-            unit=f"{place.unit}@{number}",
+            unit=f"{name}@{number}",
             ini=f"{stem}-{number}.ini",
-            socket_directory=f"/run/{place.unit}-{number}",
-            pid_file=f"/run/{place.unit}-{number}/pgbouncer.pid",
+            socket_directory=f"/run/{name}-{number}",
+            pid_file=f"/run/{name}-{number}/pgbouncer.pid",
             log_file=f"{log}-{number}.log",
             peer_id=number,
         )
         for number in range(1, count + 1)
     )
+
+
+def template_name(place: Pooler) -> str:
+    """The name of our template unit, before the @: `pgbouncer@` itself may be somebody else's."""
+    return f"pem-fleet-{place.unit}"
 
 
 def drop_in_directory(fleet: Fleet, place: Pooler) -> str:
@@ -62,7 +68,7 @@ def drop_in_directory(fleet: Fleet, place: Pooler) -> str:
 
 def template_paths(place: Pooler) -> tuple[str, ...]:
     """The template unit of several processes and its settings, for a host that has one process."""
-    template = f"{UNITS}/{place.unit}@.service"
+    template = f"{UNITS}/{template_name(place)}@.service"
     return template, f"{template}.d"
 
 
@@ -77,7 +83,7 @@ def unit_files(fleet: Fleet, place: Pooler) -> tuple[File, ...]:
         hard_open_files=max(HARD_OPEN_FILES, open_files),
         drain_seconds=(drain_seconds := fleet.pgbouncer.drain_seconds),
         stop_seconds=drain_seconds + LAST_QUERY_SECONDS,
-        socket_directory=f"/run/{place.unit}-%i" if several else place.run_directory,
+        socket_directory=f"/run/{template_name(place)}-%i" if several else place.run_directory,
         port=fleet.pgbouncer.listen_port,
     )
     drain = (ROOT / "files" / "drain-pgbouncer.sh").read_text()
@@ -87,10 +93,12 @@ def unit_files(fleet: Fleet, place: Pooler) -> tuple[File, ...]:
     ]
     if several:
         stem = f"{place.directory}/{place.ini}".removesuffix(".ini")
-        unit = render("pgbouncer@.service.j2", place=place, stem=stem)
+        unit = render(
+            "pgbouncer-process.service.j2", place=place, name=template_name(place), stem=stem
+        )
         files.append(File(f"{UNITS}/{_unit_name(fleet, place)}.service", unit))
     return tuple(files)
 
 
 def _unit_name(fleet: Fleet, place: Pooler) -> str:
-    return f"{place.unit}@" if fleet.pgbouncer.processes > 1 else place.unit
+    return f"{template_name(place)}@" if fleet.pgbouncer.processes > 1 else place.unit

@@ -84,10 +84,13 @@ class Configuration:
         return {key: value for section, key, value in entries if section == wanted}
 
 
-def report(found: Configuration, ours: str, fleet: Fleet) -> list[str]:
+def report(
+    found: Configuration, ours: str, fleet: Fleet, *, passwords_stay: bool = False
+) -> list[str]:
     """What will no longer be there when our ini, `ours`, is in force instead of `found`.
 
     Nothing for one without databases, such as a package brings along: nobody can have used it.
+    passwords_stay: whether its file of passwords is none that may be put aside.
     """
     if not found.databases:
         return []
@@ -97,7 +100,14 @@ def report(found: Configuration, ours: str, fleet: Fleet) -> list[str]:
         lines.append(_recipe(found, fleet))
     lines += [*_databases(found, new, fleet), *_users_and_peers(found)]
     lines += [f"%include {path}: is no longer read" for path in found.included]
-    if found.password_file:
+    if found.password_file and passwords_stay:
+        directory = found.path.rpartition("/")[0]
+        lines += [
+            f"auth_file {found.password_file}: no longer read, and left as it is: it is no regular"
+            f" file of root's or of the service's user below {directory}",
+            f"HINT: ls -l {found.password_file}",
+        ]
+    elif found.password_file:
         lines.append(
             f"auth_file {found.password_file}: no longer read; its users come from the database,"
             f" and it is put aside as {found.password_file}{BACKUP}, for root and its owner alone"

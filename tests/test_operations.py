@@ -10,7 +10,7 @@ from fleet.certificates import Leaf
 from fleet.facts.files import FileStates
 from fleet.facts.packages import MissingPackages
 from fleet.facts.pgbouncer import PgBouncerConfig
-from fleet.facts.services import PresentUnits, ReplacedBinaries, Service
+from fleet.facts.services import ReplacedBinaries, Service
 from fleet.hosts import CertificateAuthority
 from fleet.operations import certificates, files, packages, pgbouncer, services
 from fleet.pki import authorities_missing, make_authorities
@@ -166,56 +166,6 @@ def test_a_process_that_still_runs_an_upgraded_program_is_told_with_the_way_to_r
     assert run_as_written(plan, running(), {}, facts=facts).changing == []
     assert "pgbouncer: the package was upgraded, and the old program still runs" in caplog.text
     assert "HINT: make restart-poolers INVENTORY=… LIMIT=bouncer1" in caplog.text
-
-
-def retire(plan, present, keep):
-    return plan(
-        pgbouncer.retired,
-        "bouncer1",
-        {PresentUnits: present},
-        unit="pgbouncer", keep=keep, port=6432,
-        ini="/etc/pgbouncer/pgbouncer.ini", template=("/t", "/t.d"),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("present", "keep"),
-    [(["pgbouncer"], (ONLY,)), ([], SEVERAL), (["pgbouncer@1", "pgbouncer@2"], SEVERAL)],
-    ids=["one", "a fresh host", "several"],
-)
-def test_processes_that_are_wanted_are_left_alone(plan, present, keep):
-    assert retire(plan, present, keep).changing == []
-
-
-@pytest.mark.parametrize(
-    ("present", "keep", "units", "others", "removed"),
-    [
-        (["pgbouncer"], SEVERAL, "'pgbouncer@1 pgbouncer@2'", "pgbouncer", ""),
-        (
-            ["pgbouncer@1", "pgbouncer@2", "pgbouncer@3"],
-            SEVERAL,
-            "'pgbouncer@1 pgbouncer@2'",
-            "pgbouncer@3",
-            "/etc/pgbouncer/pgbouncer-3.ini",
-        ),
-        (
-            ["pgbouncer@1"],
-            (ONLY,),
-            "pgbouncer",
-            "pgbouncer@1",
-            "/etc/pgbouncer/pgbouncer-1.ini /t /t.d",
-        ),
-    ],
-    ids=["one to several", "fewer", "several to one"],
-)
-def test_processes_that_are_not_wanted_any_more_give_way_and_are_removed(
-    plan, present, keep, units, others, removed
-):
-    (text,) = retire(plan, present, keep).inputs
-    assert f"\nunits={units}\nport=6432\nothers={others}\nrunning={others}\n" in text
-    assert f"\nrm -rf {removed}\n" in text
-    note = "' > /etc/pgbouncer/pgbouncer.ini"
-    assert (note in text) == (others == "pgbouncer")
 
 
 # Certificates

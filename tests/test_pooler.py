@@ -196,20 +196,20 @@ def test_the_inis_of_several_processes_differ_in_what_no_two_can_share(fleet):
     lines = difflib.ndiff(one.splitlines(), three.splitlines())
     assert [line[2:] for line in lines if line.startswith("+ ")] == [
         "logfile = /var/log/postgresql/pgbouncer-3.log",
-        "pidfile = /run/pgbouncer-3/pgbouncer.pid",
-        "unix_socket_dir = /run/pgbouncer-3",
+        "pidfile = /run/pem-fleet-pgbouncer-3/pgbouncer.pid",
+        "unix_socket_dir = /run/pem-fleet-pgbouncer-3",
         "peer_id = 3",
     ]
 
 
 def test_every_process_knows_the_console_of_every_other(fleet):
     several = with_pooler(fleet, processes=2)
-    assert consoles(several, PLACE) == ("/run/pgbouncer-1", "/run/pgbouncer-2")
+    assert consoles(several, PLACE) == ("/run/pem-fleet-pgbouncer-1", "/run/pem-fleet-pgbouncer-2")
     for text in inis(several).values():
         peers = text.partition("[peers]\n")[2].partition("\n\n")[0]
         assert [line for line in peers.splitlines() if not line.startswith(";;")] == [
-            "1 = host=/run/pgbouncer-1 port=6432",
-            "2 = host=/run/pgbouncer-2 port=6432",
+            "1 = host=/run/pem-fleet-pgbouncer-1 port=6432",
+            "2 = host=/run/pem-fleet-pgbouncer-2 port=6432",
         ]
 
 
@@ -223,7 +223,7 @@ def test_one_process_is_the_packages_own_with_its_socket(fleet):
 def test_a_unit_drains_by_the_console_of_its_process(fleet, processes_wanted):
     several = with_pooler(fleet, processes=processes_wanted, drain_seconds=7)
     (settings,) = [file for file in unit_files(several, PLACE) if file.path.endswith(".conf")]
-    socket = "/run/postgresql" if processes_wanted == 1 else "/run/pgbouncer-%i"
+    socket = "/run/postgresql" if processes_wanted == 1 else "/run/pem-fleet-pgbouncer-%i"
     drain = f"/bin/sh /etc/pgbouncer/drain.sh 7 {socket} 6432 $MAINPID"
     assert f"ExecStop={drain}\nTimeoutStopSec=307\n" in settings.content
 

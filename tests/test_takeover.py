@@ -1,23 +1,28 @@
 """Which PgBouncers a host has, and what becomes of those that are not ours."""
 
+import subprocess
+
 import pytest
 
 from fleet.access import obsolete_hba_lines
-from fleet.facts.files import FileBytes
+from fleet.facts.files import FileBytes, Inode
 from fleet.facts.poolers import PgBouncerUnits, PortHolders
 from fleet.facts.postgres import PostgresHolds
+from fleet.facts.services import PresentUnits
 from fleet.operations import pgbouncer as operations
 from fleet.operations import postgres, takeover
 from fleet.operations.commands import _told
 from fleet.parts import without_lines
 from fleet.platforms import pgbouncer
 from fleet.pooler import configuration
+from fleet.processes import Process
 from fleet.takeover import Configuration, report
 from tests.planning import fails
 from tests.samples import DEBIAN_13
 
 EDB = pgbouncer("debian", "edb", "1.25")
 DEBIAN = pgbouncer("debian", "distribution")
+OURS = "pem-fleet-pgbouncer"
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +38,7 @@ def unit(command, *variables, state="active", enabled="enabled"):
         f"ExecStart={{ path={command.split()[0]} ; argv[]={command} ; ignore_errors=no ; pid=7 }}",
         f"ActiveState={state}",
         f"UnitFileState={enabled}",
+        "User=enterprisedb",
         *(f"variable={variable}" for variable in variables),
     ]
 
@@ -51,6 +57,7 @@ def test_a_unit_tells_its_program_and_its_ini(said):
         "edb-pgbouncer125": {
             "active": True,
             "enabled": True,
+            "user": "enterprisedb",
             "binary": "/bin/pgbouncer",
             "ini": "/etc/x.ini",
         }
@@ -62,7 +69,7 @@ def test_a_unit_of_another_program_is_no_pgbouncer():
 
 
 def test_the_holders_of_a_port_are_told_with_their_units():
-    said = ["1 systemd init.scope", "12 pgbouncer edb-pgbouncer-1.9.service", "13 nc"]
+    said = ["1 systemd init.scope", "12 pgbouncer edb-pgbouncer-1.9.service", "13 nc", "14  "]
     assert [(one["program"], one["unit"]) for one in PortHolders().process(said)] == [
         ("systemd", ""),
         ("pgbouncer", "edb-pgbouncer-1.9"),
@@ -76,6 +83,7 @@ def edb_unit(ini):
             "edb-pgbouncer125": {
                 "active": False,
                 "enabled": False,
+                "user": "enterprisedb",
                 "binary": EDB.binary,
                 "ini": ini,
             }
@@ -193,14 +201,15 @@ OLD_UNIT = {
     "edb-pgbouncer-1.9": {
         "active": True,
         "enabled": True,
+        "user": "enterprisedb",
         "binary": "/usr/edb/pgbouncer1.9/bin/pgbouncer",
         "ini": "/etc/edb/pgbouncer1.9/edb-pgbouncer.ini",
     }
 }
 
 
-def survey(plan, fleet, holders, units=OLD_UNIT, text=RECIPE_7_11):
-    facts = {PortHolders: holders, PgBouncerUnits: units, FileBytes: text.encode()}
+def survey(plan, fleet, holders, units=OLD_UNIT, text=RECIPE_7_11, inode=None):
+    facts = {PortHolders: holders, PgBouncerUnits: units, FileBytes: text.encode(), Inode: inode}
     return plan(takeover.surveyed, "bouncer1", facts, fleet=fleet, place=DEBIAN, ini="")
 
 
@@ -221,17 +230,64 @@ def test_a_port_that_systemd_holds_for_a_socket_unit_is_refused(plan, fleet, cap
     assert "HINT: systemctl list-sockets | grep 6432" in said
 
 
-def take_over(plan, units, text, holders=()):
-    facts = {PortHolders: list(holders), PgBouncerUnits: units, FileBytes: text.encode()}
-    return plan(
-        takeover.taken_over, "bouncer1", facts, place=DEBIAN, port=6432, units=("pgbouncer",)
-    )
+@pytest.mark.parametrize("name", ["pgbouncer-pem", "pgbouncer@50001"])
+def test_another_service_that_reads_the_file_that_we_write_is_refused(plan, fleet, caplog, name):
+    units = {name: OLD_UNIT["edb-pgbouncer-1.9"] | {"ini": "/etc/pgbouncer/pgbouncer.ini"}}
+    said = fails(survey(plan, fleet, [], units), caplog)
+    assert f"{name} runs PgBouncer on /etc/pgbouncer/pgbouncer.ini, which is pgbouncer's" in said
+    assert f"HINT: systemctl disable --now {name}, or give it a file of its own" in said
+
+
+ONLY = (Process("pgbouncer", "/etc/pgbouncer/pgbouncer.ini", "/run/postgresql", "/pid", "/log"),)
+SEVERAL = tuple(
+    Process(f"{OURS}@{n}", f"/etc/pgbouncer/pgbouncer-{n}.ini", f"/run/{n}", "/pid", "/log", n)
+    for n in (1, 2)
+)
+
+
+def take_over(plan, units, text, present=(), keep=ONLY, passwords="enterprisedb"):
+    """What is done where these services are; passwords: the OS user whose file they are."""
+    facts = {
+        PgBouncerUnits: units,
+        PresentUnits: list(present),
+        FileBytes: text.encode(),
+        Inode: {"kind": "regular file", "user": passwords, "group": "root", "mode": "640"},
+    }
+    return plan(takeover.taken_over, "bouncer1", facts, place=DEBIAN, port=6432, keep=keep)
 
 
 def test_another_pgbouncer_on_our_port_is_stopped_and_its_passwords_are_put_aside(plan):
     script = take_over(plan, OLD_UNIT, RECIPE_7_11).inputs[0]
     assert "\nothers=edb-pgbouncer-1.9\n" in script
     assert "mv --backup=numbered -T /etc/edb/pgbouncer1.9/userlist.txt" in script
+
+
+@pytest.mark.parametrize(
+    ("file", "user"),
+    [
+        ("/etc/passwd", "enterprisedb"),
+        ("/etc/edb/pgbouncer1.9/../../passwd", "enterprisedb"),
+        ("/etc/edb/pgbouncer1.9/userlist.txt", "joe"),
+    ],
+)
+def test_a_file_that_a_foreign_configuration_may_not_give_away_is_told_and_left(
+    plan, fleet, caplog, file, user
+):
+    text = RECIPE_7_11.replace("/etc/edb/pgbouncer1.9/userlist.txt", file)
+    script = take_over(plan, OLD_UNIT, text, passwords=user).inputs[0]
+    assert "chmod" not in script
+    assert "edb-pgbouncer.ini.before-pem-fleet" in script
+    inode = {"kind": "regular file", "user": user, "group": "root", "mode": "640"}
+    survey(plan, fleet, [], text=text, inode=inode)
+    assert f"auth_file {file}: no longer read, and left as it is" in caplog.text
+
+
+def test_a_link_is_no_file_of_passwords(plan):
+    text = RECIPE_7_11.replace("userlist.txt", "link")
+    facts = {PgBouncerUnits: OLD_UNIT, FileBytes: text.encode()}
+    facts[Inode] = {"kind": "symbolic link", "user": "root", "group": "root", "mode": "777"}
+    planned = plan(takeover.taken_over, "bouncer1", facts, place=DEBIAN, port=6432, keep=ONLY)
+    assert "chmod" not in planned.inputs[0]
 
 
 def test_of_our_own_pooler_of_another_vendor_the_private_keys_go(plan):
@@ -255,8 +311,94 @@ def test_a_pgbouncer_that_is_in_nobodys_way_is_left_alone(plan, unit, text):
 
 
 def test_our_own_services_are_no_others(plan):
-    units = dict.fromkeys(("pgbouncer", "pgbouncer@2"), OLD_UNIT["edb-pgbouncer-1.9"])
+    units = dict.fromkeys(("pgbouncer", f"{OURS}@2"), OLD_UNIT["edb-pgbouncer-1.9"])
     assert take_over(plan, units, RECIPE_7_11).changing == []
+
+
+def test_the_keys_that_ours_read_stay_when_another_service_read_our_directory(plan):
+    ours = ";; Written by pem-fleet\n" + RECIPE_7_11
+    other = OLD_UNIT["edb-pgbouncer-1.9"] | {"ini": "/etc/pgbouncer/old.ini"}
+    assert "rm -f" not in take_over(plan, {"pgbouncer-pem": other}, ours).inputs[0]
+
+
+# Processes of ours
+
+
+@pytest.mark.parametrize(
+    ("present", "keep"),
+    [(["pgbouncer"], ONLY), ([], SEVERAL), ([f"{OURS}@1", f"{OURS}@2"], SEVERAL)],
+    ids=["one", "a fresh host", "several"],
+)
+def test_processes_that_are_wanted_are_left_alone(plan, present, keep):
+    assert take_over(plan, {}, "", present, keep).changing == []
+
+
+TEMPLATE = f"/etc/systemd/system/{OURS}@.service"
+
+
+@pytest.mark.parametrize(
+    ("present", "keep", "units", "others", "removed"),
+    [
+        (["pgbouncer"], SEVERAL, f"'{OURS}@1 {OURS}@2'", "pgbouncer", ""),
+        (
+            [f"{OURS}@1", f"{OURS}@2", f"{OURS}@3"],
+            SEVERAL,
+            f"'{OURS}@1 {OURS}@2'",
+            f"{OURS}@3",
+            "/etc/pgbouncer/pgbouncer-3.ini",
+        ),
+        (
+            [f"{OURS}@1"],
+            ONLY,
+            "pgbouncer",
+            f"{OURS}@1",
+            f"/etc/pgbouncer/pgbouncer-1.ini {TEMPLATE} {TEMPLATE}.d",
+        ),
+    ],
+    ids=["one to several", "fewer", "several to one"],
+)
+def test_processes_that_are_not_wanted_any_more_give_way_and_are_removed(
+    plan, present, keep, units, others, removed
+):
+    (text,) = take_over(plan, {}, "", present, keep).inputs
+    assert f"\nunits={units}\nport=6432\nothers={others}\nrunning={others}\n" in text
+    assert f"\nrm -rf {removed}\n" in text
+    note = "' > /etc/pgbouncer/pgbouncer.ini;"
+    assert (note in text) == (others == "pgbouncer")
+
+
+def test_another_pgbouncer_and_our_surplus_leave_the_port_together(plan):
+    (text,) = take_over(plan, OLD_UNIT, RECIPE_7_11, ["pgbouncer"], SEVERAL).inputs
+    assert "\nothers='edb-pgbouncer-1.9 pgbouncer'\nrunning='edb-pgbouncer-1.9 pgbouncer'\n" in text
+    failed = OLD_UNIT | {"pgbouncer": OLD_UNIT["edb-pgbouncer-1.9"] | {"active": False}}
+    (text,) = take_over(plan, failed, RECIPE_7_11, ["pgbouncer"], SEVERAL).inputs
+    assert "\nrunning=edb-pgbouncer-1.9\n" in text, "only what ran is started again"
+
+
+@pytest.mark.parametrize("template", ["pgbouncer@50001", f"{OURS}d@1"])
+def test_an_instance_of_somebody_elses_template_is_not_ours(plan, template):
+    units = {template: OLD_UNIT["edb-pgbouncer-1.9"]}
+    elsewhere = RECIPE_7_11.replace("6432", "6433")
+    assert take_over(plan, units, elsewhere).changing == []
+    (text,) = take_over(plan, units, RECIPE_7_11).inputs
+    assert f"\nothers={template}\n" in text
+    assert "rm -rf" not in text
+    assert "edb-pgbouncer.ini.before-pem-fleet" in text
+
+
+def test_a_configuration_by_hand_is_kept_when_several_processes_replace_it(tmp_path):
+    ini = tmp_path / "pgbouncer.ini"
+    ini.write_text("[pgbouncer]\n")
+    place = DEBIAN.as_installed(str(ini), "/usr/sbin/pgbouncer")
+    line = takeover._removed(place, ["pgbouncer"], SEVERAL)[0]
+    kept = tmp_path / "pgbouncer.ini.before-pem-fleet"
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", line], check=True)
+        assert ini.read_text() == kept.read_text() == "[pgbouncer]\n"
+    ini.write_text(";; Written by pem-fleet\n[pgbouncer]\n")
+    subprocess.run(["sh", "-euc", line], check=True)
+    assert ini.read_text().startswith(";; Written by pem-fleet. See /etc/pgbouncer/pgbouncer-1.ini")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [ini.name, kept.name]
 
 
 def test_passwords_that_nobody_reads_any_more_are_put_aside(plan):
@@ -271,6 +413,7 @@ def test_passwords_that_nobody_reads_any_more_are_put_aside(plan):
     def put_aside(units=None):
         facts = {FileBytes: lambda path: texts.get(path)}  # noqa: PLW0108  facts pass names
         facts[PgBouncerUnits] = units or {}
+        facts[Inode] = {"kind": "regular file", "user": "postgres", "group": "root", "mode": "640"}
         return plan(takeover.passwords_put_aside, "bouncer1", facts, place=place, port=6432)
 
     script = put_aside().inputs[0]
@@ -278,6 +421,11 @@ def test_passwords_that_nobody_reads_any_more_are_put_aside(plan):
     assert "hunter2" not in script
     other = OLD_UNIT["edb-pgbouncer-1.9"] | {"ini": "/p/x.ini.before-pem-fleet"}
     assert put_aside({"my-pgbouncer": other}).changing == [], "another one reads them"
+    # As several processes leave what somebody wrote for the package's own service.
+    texts["/p/x.ini"] = texts.pop("/p/x.ini.before-pem-fleet")
+    assert "/p/userlist.txt.before-pem-fleet" in put_aside().inputs[0]
+    used = OLD_UNIT["edb-pgbouncer-1.9"] | {"ini": "/p/x.ini"}
+    assert put_aside({"pgbouncer": used}).changing == [], "the package's own still reads them"
     texts["/p/userlist.txt"] = b""
     assert put_aside().changing == []
 

@@ -12,10 +12,14 @@ from typing_extensions import override
 
 
 class PgBouncerUnit(TypedDict):
-    """A service that runs PgBouncer. binary and ini are '' where its command line hides them."""
+    """A service that runs PgBouncer. binary and ini are '' where its command line hides them.
+
+    user: the OS user that systemd starts it as.
+    """
 
     active: bool
     enabled: bool
+    user: str
     binary: str
     ini: str
 
@@ -37,7 +41,7 @@ class PgBouncerUnits(FactBase[dict[str, PgBouncerUnit]]):
             "| grep -o 'pid=[0-9]*' | cut -d = -f 2); do ps -o unit= -p $p; done; };"
             " for u in $(units 2>/dev/null | awk '$1 ~ /[^@]\\.service$/ {print $1}' | sort -u);"
             ' do echo "unit=$u";'
-            ' LC_ALL=C systemctl show -p ActiveState -p UnitFileState -p ExecStart "$u";'
+            ' LC_ALL=C systemctl show -p ActiveState -p UnitFileState -p User -p ExecStart "$u";'
             ' { systemctl show -p Environment --value "$u" | tr " " "\\n";'
             ' for f in $(systemctl show -p EnvironmentFiles --value "$u" | sed "s/ (.*//");'
             f" do cat \"$f\" 2>/dev/null; done; }} | sed -nE '{paths}'; done; true",
@@ -58,6 +62,7 @@ class PgBouncerUnits(FactBase[dict[str, PgBouncerUnit]]):
                 units[name.removesuffix(".service")] = {
                     "active": said.get("ActiveState") in ("active", "activating", "reloading"),
                     "enabled": said.get("UnitFileState") == "enabled",
+                    "user": said.get("User") or "root",
                     "binary": binary,
                     "ini": ini,
                 }
@@ -100,6 +105,9 @@ class PortHolders(FactBase[list[Holder]]):
     def process(self, output: list[str]) -> list[Holder]:
         holders: list[Holder] = []
         for line in output:
+            # A process that ended meanwhile has a number alone.
+            if len(line.split()) < 2:
+                continue
             pid, program, unit = (*line.split(), "")[:3]
             unit = unit.removesuffix(".service") if unit.endswith(".service") else ""
             holders.append({"program": program, "pid": int(pid), "unit": unit})

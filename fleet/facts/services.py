@@ -62,7 +62,7 @@ class Service(FactBase[ServiceState]):
 
 
 class PresentUnits(FactBase[list[str]]):
-    """Those of a unit and the instances of its template that run, or start at boot.
+    """Those of a unit and the instances of a template that run, or start at boot.
 
     Without systemd none. Names are without `.service`.
     """
@@ -70,8 +70,8 @@ class PresentUnits(FactBase[list[str]]):
     default = list
 
     @override
-    def command(self, unit: str) -> StringCommand:
-        one, several = f"{unit}.service", f"{unit}@*.service"
+    def command(self, unit: str, template: str) -> StringCommand:
+        one, several = f"{unit}.service", f"{template}@*.service"
         return StringCommand(
             "{ LC_ALL=C systemctl list-units --plain --no-legend --all"
             " --state=active,reloading,activating,deactivating",

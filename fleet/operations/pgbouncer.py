@@ -10,9 +10,8 @@ from pyinfra.api.command import PyinfraCommand
 
 from fleet.facts.pgbouncer import PgBouncerConfig
 from fleet.facts.poolers import PgBouncerUnits
-from fleet.facts.services import PresentUnits, ReplacedBinaries, Service
+from fleet.facts.services import ReplacedBinaries, Service
 from fleet.operations.commands import fail, shell
-from fleet.operations.files import SIGNATURE
 from fleet.platforms import Pooler
 from fleet.processes import Process
 from fleet.render import script
@@ -134,49 +133,6 @@ def restarted(
         "done",
     ]
     yield shell("\n".join(script + [_take_over(process, "restart") for process in processes]))
-
-
-@operation()
-def retired(
-    unit: str, keep: tuple[Process, ...], port: int, ini: str, template: tuple[str, ...]
-) -> Generator[PyinfraCommand, None, None]:
-    """Stop and remove the processes that are not wanted any more.
-
-    They take no new clients from the moment on, and end as at any stop (files/drain-pgbouncer.sh).
-    Where the package's own unit and our instances give way to each other, nobody listens on this
-    host for that time: new clients go to the other pooler. If the new ones do not listen, the old
-    ones come back.
-    unit: the package's; ini: the one that it reads. template: the files of our template unit, which
-    go with its last instance.
-    """
-    wanted = [process.unit for process in keep]
-    surplus = [name for name in host.get_fact(PresentUnits, unit=unit) if name not in wanted]
-    if not surplus:
-        host.noop(f"no other process than {', '.join(wanted)}")
-        return
-    values = {
-        "units": " ".join(wanted),
-        "port": str(port),
-        "others": " ".join(surplus),
-        "running": " ".join(surplus),
-        "deadline_seconds": str(TAKE_OVER_SECONDS),
-    }
-    remove = [
-        f"{ini.removesuffix('.ini')}-{name.removeprefix(f'{unit}@')}.ini"
-        for name in surplus
-        if name != unit
-    ]
-    steps = []
-    if unit in surplus:
-        # Who looks for the settings finds the way; a file of somebody else stays as it is.
-        note = shlex.quote(f";; {SIGNATURE}. See {keep[0].ini} and its neighbours.")
-        file = shlex.quote(ini)
-        steps.append(f"! grep -qs {shlex.quote(SIGNATURE)} {file} || echo {note} > {file}")
-    if wanted == [unit]:
-        remove += template
-    steps.append(f"rm -rf {shlex.join(remove)}")
-    steps.append("systemctl daemon-reload")
-    yield shell("\n".join([script("take-over-port.sh", values), *steps]))
 
 
 def _tell_of_upgrades(processes: tuple[Process, ...]) -> None:

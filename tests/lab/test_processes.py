@@ -19,8 +19,8 @@ from tests.lab.conftest import INVENTORY, Lab, killed_at, pyinfra, raw_pyinfra, 
 pytestmark = pytest.mark.lab
 
 POOLER = "bouncer2"
-UNITS = ("pgbouncer@1", "pgbouncer@2")
-SOCKETS = ("/run/pgbouncer-1", "/run/pgbouncer-2")
+UNITS = ("pem-fleet-pgbouncer@1", "pem-fleet-pgbouncer@2")
+SOCKETS = ("/run/pem-fleet-pgbouncer-1", "/run/pem-fleet-pgbouncer-2")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_both_processes_serve_and_the_packages_own_does_not(lab: Lab) -> None:
 def test_a_second_run_changes_nothing_and_fleet_asks_every_process(lab: Lab, two: str) -> None:
     run = pyinfra("unchanged", "deploys/pgbouncer.py", inventory=two, limit=POOLER)
     assert run.returncode == 0, run.stdout
-    there = lab.run(POOLER, "ls -d /run/pgbouncer-*").splitlines()
+    there = lab.run(POOLER, "ls -d /run/pem-fleet-pgbouncer-*").splitlines()
     settings = lab.fleet.pgbouncer.but(processes=2)
     fleet = lab.fleet.but(pgbouncer=settings, agent=lab.fleet.agent.but(via=settings))
     assert list(consoles(fleet, pgbouncer("debian", "distribution"))) == there
@@ -97,13 +97,13 @@ def test_a_request_to_cancel_reaches_the_query_at_whichever_process_it_arrives(l
 
 @pytest.mark.usefixtures("two")
 def test_a_killed_process_comes_back_and_the_other_serves_meanwhile(lab: Lab) -> None:
-    before = lab.run(POOLER, "systemctl show -p MainPID --value pgbouncer@1")
+    before = lab.run(POOLER, f"systemctl show -p MainPID --value {UNITS[0]}")
     lab.run(POOLER, f"kill -KILL {before}")
     assert lab.serves(POOLER)
 
     def returned() -> bool:
-        now = lab.run(POOLER, "systemctl show -p MainPID --value pgbouncer@1")
-        state = lab.on(POOLER).run("systemctl is-active pgbouncer@1").stdout.strip()
+        now = lab.run(POOLER, f"systemctl show -p MainPID --value {UNITS[0]}")
+        state = lab.on(POOLER).run(f"systemctl is-active {UNITS[0]}").stdout.strip()
         return state == "active" and now not in ("0", before)
 
     within(15, "systemd starts the killed process again", returned)
