@@ -44,24 +44,27 @@ problems=$(spare_log | grep -E ' (ERROR|WARNING|FATAL) ' | grep -v 'file descrip
 [ -z "$problems" ] || refuse "$problems"
 
 # 2. The database lets the poolers' certificate in, and answers for the agents' user.
-answer=$(as_service psql "$login" -XAtq -v ON_ERROR_STOP=1 \
-    -c "SELECT username FROM pem_fleet.get_pool_auth('$agent_user')" 2>&1) ||
+ask() { as_service psql "$login" -XAtq -v ON_ERROR_STOP=1 -c "$1" 2>&1; }
+answer=$(ask "SELECT username FROM pem_fleet.get_pool_auth('$agent_user')") ||
     refuse "the database does not do its part: $answer
 HINT: pyinfra INVENTORY deploys/pem_server.py"
-standby=$(as_service psql "$login" -XAtq -c 'SELECT pg_is_in_recovery()' 2>&1)
+standby=$(ask 'SELECT pg_is_in_recovery()') ||
+    refuse "$connect_name does not say whether it is a standby: $standby
+HINT: run again; if it stays so, the log of Postgres on $connect_name"
 [ "$standby" = f ] || refuse "$connect_name leads to a standby, where no agent can write ($standby)
 HINT: endpoint= in PemServer(...) is the name that the cluster manager moves to the primary"
-free=$(as_service psql "$login" -XAtq -c "SELECT sum(setting::int * CASE name
+free=$(ask "SELECT sum(setting::int * CASE name
     WHEN 'max_connections' THEN 1 ELSE -1 END) FROM pg_settings WHERE name IN
-    ('max_connections', 'superuser_reserved_connections', 'reserved_connections')" 2>&1)
+    ('max_connections', 'superuser_reserved_connections', 'reserved_connections')") ||
+    refuse "$connect_name does not say how many connections it takes: $free
+HINT: run again; if it stays so, the log of Postgres on $connect_name"
 [ "$pools" -le "$free" ] || refuse "the poolers may open more connections than the $free\
  that max_connections of $connect_name leaves to ordinary users: $arithmetic
 HINT: max_connections=$enough in PemServer(...) and a restart of Postgres, or a smaller pool_size"
 
 # 3. Where the poolers lead to other databases, it answers for their users too.
 if [ -n "$user_function" ]; then
-    answer=$(as_service psql "$login" -XAtq \
-        -c "SELECT has_function_privilege('$user_function', 'EXECUTE')" 2>&1) || true
+    answer=$(ask "SELECT has_function_privilege('$user_function', 'EXECUTE')") || true
     [ "$answer" = t ] || refuse "the database does not answer for users of other databases: $answer
 HINT: pyinfra INVENTORY deploys/access.py"
 fi

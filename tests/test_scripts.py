@@ -81,6 +81,77 @@ def test_a_pgbouncer_that_is_too_old_is_refused_before_anything_is_touched(
     )
 
 
+# A host's programs, each with what it answers. PgBouncer and the database are up and do their part.
+PROGRAMS = {
+    "pgbouncer": "[ \"$1\" != --version ] || echo 'PgBouncer 1.26.1'",
+    "mktemp": 'mkdir -p "{spare}" && echo "{spare}"',
+    "chown": "true",
+    "runuser": 'shift 3; exec "$@"',
+    "psql": """
+for statement in "$@"; do :; done
+case "$statement" in
+    *get_pool_auth*) echo pem_agent_user1 ;;
+    *pg_is_in_recovery*) {recovery} ;;
+    *pg_settings*) {settings} ;;
+    *has_function_privilege*) echo t ;;
+esac""",
+}
+
+
+@pytest.fixture
+def prove(shell, tmp_path):
+    """prove(recovery="echo f", settings="echo 97"): the proof where psql answers so."""
+
+    def run_there(recovery="echo f", settings="echo 97"):
+        programs, spare = tmp_path / "programs", tmp_path / "spare"
+        programs.mkdir()
+        for name, text in PROGRAMS.items():
+            there = text.format(recovery=recovery, settings=settings, spare=spare)
+            (programs / name).write_text(f"#!/bin/sh\n{there}\n")
+            (programs / name).chmod(0o755)
+        text = f"PATH={programs}:$PATH; export PATH\n{proof(pgbouncer='pgbouncer', **PROOF)}"
+        answer = run(shell, f"set -e\n{text}\n")
+        assert not spare.exists(), "the second instance's directory is removed"
+        return answer
+
+    return run_there
+
+
+@pytest.mark.parametrize("free", ["30", "97"])
+def test_a_configuration_is_proven_where_the_database_bears_its_pools(prove, free):
+    assert prove(settings=f"echo {free}") == (0, "", "")
+
+
+@pytest.mark.parametrize("free", ["29", "-3"])
+def test_more_server_connections_than_the_database_has_left_are_refused(prove, free):
+    assert prove(settings=f"echo {free}") == (
+        1,
+        "",
+        "refused, the running configuration stays: the poolers may open more connections than the"
+        f" {free} that max_connections of pem leaves to ordinary users: 2 poolers x (3 pools of 5)"
+        " = 30 server connections\nHINT: max_connections=73 in PemServer(...) and a restart of"
+        " Postgres, or a smaller pool_size\n",
+    )
+
+
+def test_a_standby_is_refused(prove):
+    assert prove(recovery="echo t") == (
+        1,
+        "",
+        "refused, the running configuration stays: pem leads to a standby, where no agent can write"
+        " (t)\nHINT: endpoint= in PemServer(...) is the name that the cluster manager moves to the"
+        " primary\n",
+    )
+
+
+@pytest.mark.parametrize("question", ["recovery", "settings"])
+def test_a_database_that_goes_away_meanwhile_is_told_in_psqls_words(prove, question):
+    code, said, error = prove(**{question: "echo 'psql: error: gone' >&2; exit 2"})
+    assert (code, said) == (1, "")
+    assert error.startswith("refused, the running configuration stays: pem does not say ")
+    assert ": psql: error: gone\nHINT: run again" in error
+
+
 def test_of_a_script_that_a_cut_connection_left_incomplete_nothing_runs(shell, tmp_path):
     whole = commands.shell(f"touch {tmp_path}/first\ntouch {tmp_path}/second")
     text = whole.connector_arguments["_stdin"]

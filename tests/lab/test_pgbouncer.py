@@ -192,17 +192,23 @@ def test_a_run_killed_between_file_and_reload_is_healed_by_the_next(
         assert pyinfra("deploy", "deploys/pgbouncer.py").returncode == 0
 
 
-def test_a_configuration_that_does_not_start_is_refused_and_the_old_one_runs_on(
-    lab: Lab, other_inventory
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ('extra={"max_packet_size": "x"}', "max_packet_size"),
+        ("pool_size=20", "than the 97 that max_connections of pem1 leaves to ordinary users"),
+    ],
+    ids=["it does not start", "the database cannot bear it"],
+)
+def test_a_configuration_that_will_not_do_is_refused_and_the_old_one_runs_on(
+    lab: Lab, other_inventory, settings: str, reason: str
 ) -> None:
     before = lab.run("bouncer1", "sha256sum /etc/pgbouncer/pgbouncer.ini /etc/pgbouncer/hba.conf")
-    changed = other_inventory(
-        "server=server,\n", 'server=server, extra={"max_packet_size": "x"},\n'
-    )
+    changed = other_inventory("server=server,\n", f"server=server, {settings},\n")
     run = pyinfra("deploy", "deploys/pgbouncer.py", inventory=changed, limit="bouncer1")
     assert run.returncode != 0
     assert "refused, the running configuration stays" in run.stdout
-    assert "max_packet_size" in run.stdout
+    assert reason in run.stdout, run.stdout
     after = lab.run("bouncer1", "sha256sum /etc/pgbouncer/pgbouncer.ini /etc/pgbouncer/hba.conf")
     assert before == after
     assert lab.run("bouncer1", "find /etc/pgbouncer /tmp -name '*pem-fleet-*'") == ""
