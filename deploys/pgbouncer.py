@@ -19,13 +19,13 @@ from fleet.operations import pem_authority
 from fleet.operations.files import directory, put
 from fleet.operations.packages import installed
 from fleet.operations.pgbouncer import (
-    installed_place,
     proof,
     runs_as_written,
     unit_reads,
 )
 from fleet.operations.services import units_read
 from fleet.operations.takeover import passwords_put_aside, surveyed, taken_over
+from fleet.places import place_here
 from fleet.platforms import (
     PGBOUNCER_MINIMUM,
     PGBOUNCER_REASON,
@@ -33,7 +33,6 @@ from fleet.platforms import (
     Pooler,
     family_of,
 )
-from fleet.platforms import pgbouncer as pgbouncer_row
 from fleet.pooler import (
     configuration,
     login,
@@ -140,10 +139,10 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
 
 
 if is_entrypoint(__name__) and "pgbouncer" in host.groups:
-    settings, family = host.data.pgbouncer, family_of(host)
-    place = installed_place(
-        pgbouncer_row(family, settings.vendor, settings.version), settings.listen_port
-    )
     pgbouncer(
-        fleet=host.data.fleet, machine=host.data.machine, family=family, place=place, _sudo=True
+        fleet=host.data.fleet,
+        machine=host.data.machine,
+        family=family_of(host),
+        place=place_here(host.data.pgbouncer),
+        _sudo=True,
     )

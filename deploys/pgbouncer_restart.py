@@ -12,9 +12,9 @@ from pyinfra.api.exceptions import DeployError
 
 from fleet import is_entrypoint
 from fleet.hosts import Fleet, Host
-from fleet.operations.pgbouncer import installed_place, restarted
-from fleet.platforms import Pooler, family_of
-from fleet.platforms import pgbouncer as pgbouncer_row
+from fleet.operations.pgbouncer import restarted
+from fleet.places import place_here
+from fleet.platforms import Pooler
 from fleet.pooler import runtime_settings
 from fleet.processes import processes
 
@@ -39,8 +39,5 @@ if is_entrypoint(__name__) and "pgbouncer" in host.groups:
             f"{', '.join(together)} would restart at the same time"
             "\nHINT: make restart-poolers INVENTORY=…, which takes one after the other"
         )
-    settings = host.data.pgbouncer
-    place = installed_place(
-        pgbouncer_row(family_of(host), settings.vendor, settings.version), settings.listen_port
-    )
+    place = place_here(host.data.pgbouncer)
     restart(fleet=host.data.fleet, machine=host.data.machine, place=place, _sudo=True)

@@ -16,8 +16,7 @@ from fleet.platforms import (
     POSTGRES_DIRECTORY,
     SERVER_CA_FILE,
     TRUSTED_CLIENTS_FILE,
-    Family,
-    pgbouncer,
+    Pooler,
 )
 from fleet.pooler import agent_pair, certificates, pool_pair
 
@@ -33,8 +32,10 @@ class Held:
     certificates: tuple[Found, ...]
 
 
-def files_on(fleet: Fleet, machine: Host, family: Family) -> dict[str, Path]:
+def files_on(fleet: Fleet, machine: Host, place: Pooler | None) -> dict[str, Path]:
     """The certificates that a host holds by its roles: its file, and the operator's of the same.
+
+    place: where PgBouncer is on the host, if it is a pooler.
 
     What PEM's CA issued has no copy there; the operator's path is then its name alone.
     """
@@ -47,8 +48,7 @@ def files_on(fleet: Fleet, machine: Host, family: Family) -> dict[str, Path]:
     if machine in fleet.pem_server.hosts:
         own = certificate_file(authority, server_leaf(fleet, machine))
         files[f"{POSTGRES_DIRECTORY}/server.crt"] = own
-    if machine in fleet.pgbouncer.hosts:
-        place = pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version)
+    if place is not None:
         for file in certificates(fleet, machine, place):
             if isinstance(file.content, Path) and file.content.suffix == ".crt":
                 files[file.path] = file.content

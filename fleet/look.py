@@ -26,7 +26,9 @@ from fleet.heartbeats import Heartbeat
 from fleet.hosts import GROUPS, Fleet, Group, Host, sources
 from fleet.lifetimes import Held, files_on, lifetimes
 from fleet.observe import observe
-from fleet.platforms import PEM_AGENT_UNIT, Family, pgbouncer, postgres
+from fleet.places import place_on
+from fleet.platforms import PEM_AGENT_UNIT, Family, postgres
+from fleet.platforms import Pooler as Place
 from fleet.pooler import consoles
 from fleet.processes import processes
 
@@ -146,17 +148,23 @@ def _ask(fleet: Fleet, machine: Host) -> _Answers:
         if family is None:
             answers.unanswered = "it stopped answering"
             return answers
-        files = files_on(fleet, machine, family)
+        place = None
+        if machine in fleet.pgbouncer.hosts:
+            place = place_on(fleet.pgbouncer, machine.name)
+            if place is None:
+                answers.unanswered = "it stopped answering"
+                return answers
+        files = files_on(fleet, machine, place)
         found = ask(machine.name, Certificates, "root", paths=tuple(files)) or {}
         answers.certificates = [
             Held(f"{machine.name}:{path}", own, tuple(found.get(path, ())))
             for path, own in files.items()
         ]
-        for unit in _units(fleet, machine, family):
+        for unit in _units(fleet, machine, family, place):
             state = ask(machine.name, Service, "root", unit=unit)
             answers.services[unit] = bool(state and state["active"])
-        if machine in fleet.pgbouncer.hosts:
-            answers.poolers = _poolers(fleet, machine, family)
+        if place is not None:
+            answers.poolers = _poolers(fleet, machine, place)
         if machine in fleet.pem_server.hosts:
             answers.server, answers.blackouts = _server(fleet, machine, family)
     except DeployError as error:
@@ -164,21 +172,20 @@ def _ask(fleet: Fleet, machine: Host) -> _Answers:
     return answers
 
 
-def _units(fleet: Fleet, machine: Host, family: Family) -> list[str]:
+def _units(fleet: Fleet, machine: Host, family: Family, place: Place | None) -> list[str]:
     """The services that the host's roles run."""
     server, units = fleet.pem_server, []
     if machine in server.hosts:
         units.append(postgres(family, server.vendor, server.postgres_version).unit)
-    if machine in fleet.pgbouncer.hosts:
-        place = pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version)
+    if place is not None:
         units += [process.unit for process in processes(fleet, place)]
     if machine in fleet.agent.hosts:
         units.append(PEM_AGENT_UNIT)
     return units
 
 
-def _poolers(fleet: Fleet, machine: Host, family: Family) -> tuple[Pooler, ...]:
-    place, found = pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version), []
+def _poolers(fleet: Fleet, machine: Host, place: Place) -> tuple[Pooler, ...]:
+    found = []
     for directory in consoles(fleet, place):
         said = ask(
             machine.name,

@@ -17,7 +17,8 @@ from fleet.facts.pem import PemAgents, RegisteredAgents
 from fleet.facts.pgbouncer import Client, PgBouncerClients
 from fleet.heartbeats import Heartbeat, heartbeat, heartbeats
 from fleet.hosts import Fleet, PemServer
-from fleet.platforms import PEM_AGENT_CONFIG, Family, pgbouncer, postgres
+from fleet.places import place_on
+from fleet.platforms import PEM_AGENT_CONFIG, Pooler, postgres
 from fleet.pooler import consoles
 
 # Many agents wait for their heartbeats at once: one asks, all read the answer.
@@ -61,18 +62,17 @@ def _seen(fleet: Fleet) -> tuple[PemAgents | None, dict[str, list[Client]]]:
         answers = (_registered(fleet.pem_server, host.name) for host in fleet.pem_server.hosts)
         found = next((answer for answer in answers if answer is not None), None)
         clients = {
-            host.name: _clients(fleet, host.name, family)
+            host.name: _clients(fleet, host.name, place)
             for host in fleet.pgbouncer.hosts
-            if (family := family_on(host.name))
+            if (place := place_on(fleet.pgbouncer, host.name))
         }
         _answer = (time.monotonic(), found, clients)
         return found, clients
 
 
-def _clients(fleet: Fleet, name: str, family: Family) -> list[Client]:
+def _clients(fleet: Fleet, name: str, place: Pooler) -> list[Client]:
     """The clients of all processes of one pooler; none of those whose console does not answer."""
-    pooler = fleet.pgbouncer
-    place, port = pgbouncer(family, pooler.vendor, pooler.version), pooler.listen_port
+    port = fleet.pgbouncer.listen_port
     return [
         client
         for directory in consoles(fleet, place)

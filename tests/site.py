@@ -12,10 +12,12 @@ import testinfra
 from testinfra.host import Host as Remote
 
 from fleet.agent_config import AgentConfig
+from fleet.facts.poolers import PgBouncerUnits
 from fleet.hosts import Fleet
 from fleet.leaves import agent_leaf
 from fleet.pki import authority_file, certificate_file, key_file
-from fleet.platforms import FAMILIES, PEM_AGENT_CONFIG, pgbouncer, postgres
+from fleet.places import installed_place
+from fleet.platforms import FAMILIES, PEM_AGENT_CONFIG, Pooler, postgres
 from fleet.pooler import consoles
 from fleet.processes import processes
 
@@ -32,6 +34,7 @@ class Site:
         self._sockets = tempfile.TemporaryDirectory(prefix="pem-fleet-")
         self._remotes: dict[str, Remote] = {}
         self._programs: dict[tuple[str, str], bool] = {}
+        self._poolers: dict[str, Pooler] = {}
 
     def on(self, name: str) -> Remote:
         """A host, by the inventory's own ssh settings, as root."""
@@ -94,8 +97,12 @@ class Site:
 
     def place_of_pgbouncer(self, name: str):
         """Where PgBouncer is on a host."""
-        pooler = self.fleet.pgbouncer
-        return pgbouncer(self.family(name), pooler.vendor, pooler.version)
+        if name not in self._poolers:
+            settings, units = self.fleet.pgbouncer, PgBouncerUnits()
+            said = self.run(name, units.command(settings.listen_port).get_raw_value())
+            found = units.process(said.splitlines())
+            self._poolers[name] = installed_place(settings, self.family(name), found)
+        return self._poolers[name]
 
     def sql(self, statement: str, database: str = "pem", server: str = "") -> str:
         """What a server's own psql answers to its superuser; the first server if none is named."""

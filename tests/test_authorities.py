@@ -14,6 +14,7 @@ from fleet.certificates import Leaf, issued_by, wrong_words
 from fleet.facts.authority import KeyPairs, PemAuthority
 from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.pem import RegisteredAgents
+from fleet.facts.poolers import PgBouncerUnits
 from fleet.hosts import CertificateAuthority
 from fleet.keystore import PkiError
 from fleet.leaves import leaves_of, pool_leaf
@@ -157,6 +158,48 @@ def test_ours_is_trusted_by_postgres_while_a_pooler_logs_in_with_it(
     said = fails(planned, caplog)
     assert "bouncer1 and bouncer2 log in to the database with certificates of" in said
     assert 'HINT: client_authorities=("pem", "own") and a full deploy' in said
+
+
+INI = "/etc/elsewhere/my.ini"
+ELSEWHERE = {
+    PgBouncerUnits: {
+        "pgbouncer": {"active": True, "enabled": True, "binary": "/usr/sbin/pgbouncer", "ini": INI}
+    }
+}
+
+
+def ini_of(text):
+    return {FileBytes: lambda path: text if path == INI else None}
+
+
+def needed(plan, fleet, pem, facts):
+    wanted = pem.but(client_authorities=("pem",))
+    return plan(
+        pem_authority.ours_needed_no_more,
+        "pem.example.com",
+        DEBIAN_13 | ELSEWHERE | facts,
+        fleet=fleet.but(certificate_authority=wanted),
+    )
+
+
+def test_the_poolers_certificate_is_looked_for_where_the_installed_unit_reads(
+    plan, fleet, pem, caplog
+):
+    held = {"/etc/elsewhere/tls/pem_agent_pool.crt": pair(pem)}
+    said = fails(needed(plan, fleet, pem, {KeyPairs: held}), caplog)
+    assert "bouncer1 and bouncer2 log in to the database with certificates of" in said
+
+
+def test_a_pooler_of_ours_without_a_certificate_where_it_should_be_is_no_consent(
+    plan, fleet, pem, caplog
+):
+    said = fails(needed(plan, fleet, pem, ini_of(b";; Written by pem-fleet\n")), caplog)
+    assert "bouncer1 has no certificate /etc/elsewhere/tls/pem_agent_pool.crt" in said
+    assert "HINT: make deploy INVENTORY=… DEPLOY=deploys/pgbouncer.py LIMIT=bouncer1" in said
+
+
+def test_a_pooler_that_was_only_installed_yet_needs_no_certificate(plan, fleet, pem):
+    assert needed(plan, fleet, pem, ini_of(b";; as its package brought it\n")).changing == []
 
 
 # The pooler's certificate: what waits, what is good.

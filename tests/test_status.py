@@ -23,6 +23,7 @@ from fleet.findings import (
 from fleet.leaves import leaves_of
 from fleet.lifetimes import Held, files_on, lifetimes
 from fleet.pki import issue, make_authorities
+from fleet.platforms import pgbouncer
 from fleet.status import main
 from fleet.table import text
 from fleet.verdict import problems
@@ -154,11 +155,16 @@ def issued(fleet, tmp_path):
     return fleet
 
 
+def place_of(fleet, machine, family):
+    """Where PgBouncer is on a host, if it is a pooler."""
+    return pgbouncer(family, "distribution") if machine in fleet.pgbouncer.hosts else None
+
+
 def held_by(fleet, machine):
     """What the host's files hold when it was deployed just now."""
     return [
         Held(f"{machine.name}:{path}", own, tuple(certificates_in(own.read_bytes())))
-        for path, own in files_on(fleet, machine, "debian").items()
+        for path, own in files_on(fleet, machine, place_of(fleet, machine, "debian")).items()
     ]
 
 
@@ -195,7 +201,8 @@ def test_a_file_without_a_certificate_is_told(issued):
 
 def test_a_host_is_asked_for_no_key(fleet):
     for machine in fleet.machines():
-        command = Certificates().command(tuple(files_on(fleet, machine, "rhel")))
+        paths = files_on(fleet, machine, place_of(fleet, machine, "rhel"))
+        command = Certificates().command(tuple(paths))
         assert ".key" not in str(command)
         assert ".crt" in str(command)
 

@@ -13,6 +13,7 @@ from fleet.operations import pgbouncer as operations
 from fleet.operations import postgres, takeover
 from fleet.operations.commands import _told
 from fleet.parts import without_lines
+from fleet.places import installed_place
 from fleet.platforms import pgbouncer
 from fleet.pooler import configuration
 from fleet.processes import Process
@@ -103,13 +104,14 @@ def test_a_unit_that_reads_the_planned_file_is_as_it_should_be(plan):
     assert plan(operations.unit_reads, "bouncer1", facts, place=EDB, port=6432).changing == []
 
 
-def test_an_installed_unit_decides_where_the_configuration_is():
-    place = EDB.as_installed("/etc/elsewhere/my.ini", "/opt/pgbouncer")
-    assert (place.directory, place.ini, place.binary) == (
-        "/etc/elsewhere",
-        "my.ini",
-        "/opt/pgbouncer",
-    )
+def test_an_installed_unit_decides_where_the_configuration_is(fleet):
+    settings = fleet.pgbouncer.but(vendor="edb", version="1.25")
+    (units,) = edb_unit("/etc/elsewhere/my.ini").values()
+    place = installed_place(settings, "debian", units)
+    assert (place.directory, place.ini, place.binary) == ("/etc/elsewhere", "my.ini", EDB.binary)
+    (hidden,) = edb_unit("").values()
+    for unknown in ({}, hidden, {"pgbouncer": units["edb-pgbouncer125"]}):
+        assert installed_place(settings, "debian", unknown) == EDB
 
 
 # What was there before

@@ -10,9 +10,10 @@ from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
-from fleet.asking import ask, family_on
+from fleet.asking import ask
 from fleet.certificates import Leaf, issued_by, why_renew, wrong_name, wrong_words
 from fleet.facts.authority import KeyPairs, Pair
+from fleet.facts.files import FileBytes
 from fleet.hosts import Fleet
 from fleet.keystore import PkiError, read_certificate
 from fleet.observe import heartbeat_of
@@ -21,8 +22,10 @@ from fleet.operations.files import ISSUED, SIGNATURE
 from fleet.operations.pem import agent_config, registration, with_password
 from fleet.pem_authority import pem_authority, read, sign, subject
 from fleet.pki import authority_file
-from fleet.platforms import pgbouncer
+from fleet.places import place_on
+from fleet.platforms import Pooler
 from fleet.pooler import pool_pair
+from fleet.processes import processes
 from fleet.render import script
 
 _ALGORITHMS = {
@@ -128,23 +131,27 @@ def by_registration(
 def ours_needed_no_more(fleet: Fleet) -> Generator[PyinfraCommand, None, None]:
     """Fail while a pooler logs in to the database with a certificate of our own client CA.
 
-    A pooler that cannot be reached is told and does not count.
+    A pooler that cannot be reached is told and does not count. One that we configured and that
+    holds no certificate where it should fails too: nobody knows with which it logs in.
     """
     path, names = authority_file(fleet.certificate_authority, "client"), []
     ours = read_certificate(path) if path.exists() else None
     for machine in fleet.pgbouncer.hosts:
-        family = family_on(machine.name)
-        if family is None:
+        place = place_on(fleet.pgbouncer, machine.name)
+        pair = pool_pair(place) if place else ("", "")
+        held = ask(machine.name, KeyPairs, "root", pairs=(pair,)) if place else None
+        if place is None or held is None:
             tell([f"{machine.name} does not say which certificate it logs in with"])
-            continue
-        place = pgbouncer(family, fleet.pgbouncer.vendor, fleet.pgbouncer.version)
-        certificate, key = pool_pair(place)
-        held = ask(machine.name, KeyPairs, "root", pairs=((certificate, key),)) or {}
-        if (
-            ours
-            and certificate in held
-            and issued_by(read(held[certificate]["certificate"], certificate), ours)
-        ):
+        elif pair[0] not in held:
+            if _configured(fleet, machine.name, place):
+                yield fail(
+                    f"{machine.name} has no certificate {pair[0]}, so nobody knows which one its"
+                    " PgBouncer logs in to the database with; Postgres trusts all that it did"
+                    "\nHINT: make deploy INVENTORY=… DEPLOY=deploys/pgbouncer.py"
+                    f" LIMIT={machine.name}"
+                )
+                return
+        elif ours and issued_by(read(held[pair[0]]["certificate"], pair[0]), ours):
             names.append(machine.name)
     if not names:
         host.noop("no pooler logs in with a certificate of ours")
@@ -154,6 +161,13 @@ def ours_needed_no_more(fleet: Fleet) -> Generator[PyinfraCommand, None, None]:
         " would trust no more; it does still"
         '\nHINT: client_authorities=("pem", "own") and a full deploy, then take "own" out'
     )
+
+
+def _configured(fleet: Fleet, name: str, place: Pooler) -> bool:
+    """Whether a pooler has a configuration of ours."""
+    inis = {f"{place.directory}/{place.ini}", *(one.ini for one in processes(fleet, place))}
+    texts = [ask(name, FileBytes, "root", path=ini) for ini in inis]
+    return any(SIGNATURE.encode() in text for text in texts if text is not None)
 
 
 def why_unfit(

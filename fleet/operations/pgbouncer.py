@@ -28,12 +28,6 @@ def proof(**values: str) -> str:
     return f"(\n{script('prove-pgbouncer.sh', values)})"
 
 
-def installed_place(row: Pooler, port: int) -> Pooler:
-    """The row of platforms.py, with the paths that the host's own unit names where there is one."""
-    unit = host.get_fact(PgBouncerUnits, port=port).get(row.unit)
-    return row.as_installed(unit["ini"], unit["binary"]) if unit and unit["ini"] else row
-
-
 @operation()
 def unit_reads(place: Pooler, port: int) -> Generator[PyinfraCommand, None, None]:
     """Fail when the unit, installed a moment ago, reads another file than the one planned.

@@ -1,5 +1,7 @@
 """Several processes on one pooler: they share its port, stand in for each other, and restart."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ SOCKETS = ("/run/pem-fleet-pgbouncer-1", "/run/pem-fleet-pgbouncer-2")
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An inventory in which poolers have two processes, deployed to bouncer2 for these tests."""
+    """An inventory in which poolers have two processes, deployed for these tests."""
     text = (ROOT / INVENTORY).read_text()
     changed = text.replace(
         "server=server,\n",
@@ -38,14 +40,22 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("two") / "lab.py"
     path.write_text(changed)
     try:
-        for deploy, limit in (("pem_server", None), ("pgbouncer", POOLER)):
-            run = pyinfra("deploy", f"deploys/{deploy}.py", inventory=str(path), limit=limit)
-            assert run.returncode == 0, run.stdout
+        run = pyinfra(
+            "deploy", "deploys/pem_server.py", "deploys/pgbouncer.py", inventory=str(path)
+        )
+        assert run.returncode == 0, run.stdout
         yield str(path)
     finally:
-        run = pyinfra("deploy", "deploys/pgbouncer.py", limit=POOLER)
+        run = pyinfra("deploy", "deploys/pgbouncer.py")
         Lab(fleet_of(INVENTORY)).sql("DROP ROLE IF EXISTS pem_stats")
         assert run.returncode == 0, run.stdout
+
+
+@pytest.fixture(scope="module")
+def one(two: str) -> None:  # noqa: ARG001  it comes after the tests of two on both
+    """bouncer1 as the lab's own inventory wants it, with the package's own unit."""
+    run = pyinfra("deploy", "deploys/pgbouncer.py", limit="bouncer1")
+    assert run.returncode == 0, run.stdout
 
 
 def ask(lab: Lab, socket: str, show: str) -> list[dict[str, str]]:
@@ -82,6 +92,27 @@ def test_a_second_run_changes_nothing_and_fleet_asks_every_process(lab: Lab, two
     settings = lab.fleet.pgbouncer.but(processes=2)
     fleet = lab.fleet.but(pgbouncer=settings, agent=lab.fleet.agent.but(via=settings))
     assert list(consoles(fleet, pgbouncer("debian", "distribution"))) == there
+
+
+def test_status_and_verify_find_every_process_well(two: str) -> None:
+    looks = [
+        subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for words in (
+            ("fleet.status", two),
+            ("pytest", "-q", "tests/verify", f"--inventory={two}"),
+        )
+    ]
+    status, verify = [look.communicate(timeout=300)[0] for look in looks]
+    assert [look.returncode for look in looks] == [0, 0], f"{status}\n{verify}"
+    for pooler in ("bouncer1", POOLER):
+        assert all(f"{pooler}  {socket}" in status for socket in SOCKETS), status
 
 
 @pytest.mark.usefixtures("two")
@@ -209,6 +240,7 @@ def test_a_rolling_restart_is_not_noticed_by_clients_that_come_and_go(lab: Lab, 
     within(60, "every agent beats after the restart", lambda: lab.all_beat_since(began))
 
 
+@pytest.mark.usefixtures("one")
 def test_an_upgraded_program_is_told_and_restarted_while_the_other_pooler_serves(lab: Lab) -> None:
     # As a package's upgrade leaves it: another file under the same name.
     program = "/usr/sbin/pgbouncer"
@@ -245,6 +277,7 @@ def test_a_run_killed_between_file_and_reload_is_healed_in_every_process(
     assert sizes() == ["4", "4"]
 
 
+@pytest.mark.usefixtures("one")
 def test_a_restart_is_refused_while_files_are_not_what_the_inventory_says(
     lab: Lab, other_inventory: Callable[..., str]
 ) -> None:

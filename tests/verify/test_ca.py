@@ -18,9 +18,11 @@ ANCHORS = {"server": SERVER_CA_FILE, "client": CLIENT_CA_FILE}
 
 def leaves(site, name):
     """The certificates of a host but its anchors, and the operator's files of the same."""
-    files = files_on(site.fleet, site.machines[name], site.family(name))
+    machine = site.machines[name]
+    place = site.place_of_pgbouncer(name) if machine in site.fleet.pgbouncer.hosts else None
+    files = files_on(site.fleet, machine, place)
     none_of = {*ANCHORS.values(), TRUSTED_CLIENTS_FILE}
-    if site.machines[name] in site.fleet.agent.hosts and site.config(name).spoolers:
+    if machine in site.fleet.agent.hosts and site.config(name).spoolers:
         # Such an agent stays direct, and has none of our papers.
         none_of.add(agent_pair(site.fleet)[0])
     return {path: own for path, own in files.items() if path not in none_of}
