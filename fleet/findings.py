@@ -48,7 +48,8 @@ class Pooler:
     """One process of PgBouncer, by the directory of its socket; numbers are 0 without an answer.
 
     clients: logged in; waiting: those of them without a server connection, the first for
-    waiting_seconds. paused: databases that let no query through.
+    waiting_seconds. paused: databases that let no query through. advice: why a newer version is
+    advised, else ""; no problem, as the package may be mended under an older number.
     """
 
     host: str
@@ -62,6 +63,7 @@ class Pooler:
     waiting: int = 0
     waiting_seconds: float = 0.0
     paused: tuple[str, ...] = ()
+    advice: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from fleet.hosts import GROUPS, Fleet, Group, Host, sources
 from fleet.lifetimes import Held, files_on, lifetimes
 from fleet.observe import observe
 from fleet.places import place_on
-from fleet.platforms import PEM_AGENT_UNIT, Family, postgres
+from fleet.platforms import PEM_AGENT_UNIT, Family, pgbouncer_advice, postgres
 from fleet.platforms import Pooler as Place
 from fleet.pooler import consoles
 from fleet.processes import processes
@@ -209,6 +209,7 @@ def _poolers(fleet: Fleet, machine: Host, place: Place) -> tuple[Pooler, ...]:
             waiting=said["waiting"],
             waiting_seconds=said["waiting_seconds"],
             paused=tuple(said["paused"]),
+            advice=pgbouncer_advice(said["version"]),
         )
         found.append(pooler)
     return tuple(found)

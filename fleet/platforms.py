@@ -5,6 +5,7 @@ Rows of the RHEL family are from documents; the lab does not run them. EDB's PgB
 documentation and the public notes of users; the lab runs a stand-in under its names.
 """
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal, TypeVar
@@ -32,6 +33,14 @@ PGBOUNCER_MINIMUM = "1.24.1"
 PGBOUNCER_REASON = (
     "1.24.1 is the first that honours VALID UNTIL with auth_query (CVE-2025-2291);"
     " 1.19 the first with auth_dbname, 1.23.1 the first whose admin console survives logins by auth_query"
+)
+# The oldest without a hole that its changelog tells of. Older ones are told of, not refused.
+PGBOUNCER_ADVISED = "1.26.1"
+PGBOUNCER_ADVICE = (
+    "1.26.1 closes CVE-2026-107350 (who knows the password of a user in auth_file, which is not written"
+    " here, logs in as any SCRAM user) and CVE-2026-107349 (stopped without a login; not where `options`"
+    " is in ignore_startup_parameters, as here), 1.25.2 closes CVE-2026-6664 (stopped without a login)"
+    " to -6667; your distribution may have mended the older number, see its package's changelog"
 )
 
 
@@ -123,6 +132,17 @@ def pgbouncer(family: Family, vendor: PoolerVendor, version: str | None = None) 
     }
     # fmt: on
     return _row("PgBouncer", rows, family, vendor)
+
+
+def pgbouncer_advice(version: str) -> str:
+    """Why a newer PgBouncer than this one is advised; '' where it is new enough, or unknown."""
+    given, advised = (
+        [int(number) for number in re.findall(r"\d+", text)[:3]]
+        for text in (version, PGBOUNCER_ADVISED)
+    )
+    if not given or given >= advised:
+        return ""
+    return f"PgBouncer {version} is older than {PGBOUNCER_ADVISED}: {PGBOUNCER_ADVICE}"
 
 
 # Trust anchors of the fleet, readable by everybody, the same path on every host.

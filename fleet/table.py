@@ -55,6 +55,9 @@ def _places(one: Certificate) -> str:
 def _poolers(findings: Findings) -> Iterable[Sequence[str]]:
     for one in findings.poolers:
         yield (one.host, *_pooler(one)) if one.answers else (one.host, "DOES NOT ANSWER")
+    # One line for all of a version, and no problem.
+    for advice in dict.fromkeys(one.advice for one in findings.poolers if one.advice):
+        yield (f"advice: {advice}",)
 
 
 def _pooler(one: Pooler) -> Sequence[str]:

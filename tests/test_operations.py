@@ -149,13 +149,13 @@ def test_of_several_processes_only_those_that_are_behind_are_touched_one_after_t
 
     planned = run_as_written(plan, config, {}, processes=SEVERAL)
     assert verbs(planned) == ["restart"]
-    assert planned.inputs[-1].splitlines()[-2] == "take_over pgbouncer@2 $verb /run/2"
+    assert planned.inputs[-1].splitlines()[-2] == "follow pgbouncer@2 $verb /run/2"
 
     old = running(auth_query="SELECT /* old */")
     planned = run_as_written(plan, old, {}, processes=SEVERAL)
-    assert [line for line in planned.inputs[-1].splitlines() if line.startswith("take_over ")] == [
-        "take_over pgbouncer@1 $verb /run/1",
-        "take_over pgbouncer@2 $verb /run/2",
+    assert [line for line in planned.inputs[-1].splitlines() if line.startswith("follow ")] == [
+        "follow pgbouncer@1 $verb /run/1",
+        "follow pgbouncer@2 $verb /run/2",
     ]
 
 

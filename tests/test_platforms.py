@@ -8,7 +8,15 @@ from pyinfra.api import Config, Inventory, State
 from pyinfra.api.exceptions import DeployError
 from pyinfra.facts.server import LinuxDistribution
 
-from fleet.platforms import FAMILIES, family_of, pgbouncer, postgres
+from fleet.platforms import (
+    FAMILIES,
+    PGBOUNCER_ADVISED,
+    PGBOUNCER_MINIMUM,
+    family_of,
+    pgbouncer,
+    pgbouncer_advice,
+    postgres,
+)
 from fleet.values import PoolerVendor, Vendor
 
 FAMILY_NAMES = ("debian", "rhel")
@@ -99,3 +107,13 @@ def test_the_family_is_told_by_the_id_in_os_release(os_id, family):
 def test_another_system_is_refused_and_the_supported_ones_named(os_id):
     with pytest.raises(DeployError, match=r"host1 runs .*; supported: debian, ubuntu, rhel, rocky"):
         family_of(host_with(os_id))
+
+
+@pytest.mark.parametrize("version", [PGBOUNCER_MINIMUM, "1.25.2", "1.26.0", "1.9.9", "1.26"])
+def test_pgbouncers_with_known_holes_are_advised_against(version):
+    assert pgbouncer_advice(version).startswith(f"PgBouncer {version} is older than 1.26.1: ")
+
+
+@pytest.mark.parametrize("version", [PGBOUNCER_ADVISED, "1.26.2", "1.27.0", "2.0", ""])
+def test_newer_and_unknown_ones_are_not(version):
+    assert pgbouncer_advice(version) == ""

@@ -23,7 +23,7 @@ from fleet.findings import (
 from fleet.leaves import leaves_of
 from fleet.lifetimes import Held, files_on, lifetimes
 from fleet.pki import issue, make_authorities
-from fleet.platforms import pgbouncer
+from fleet.platforms import pgbouncer, pgbouncer_advice
 from fleet.status import main
 from fleet.table import text
 from fleet.verdict import problems
@@ -118,6 +118,14 @@ def test_each_thing_that_is_not_well_is_one_line_with_place_and_level(findings, 
 )
 def test_what_is_just_in_time_is_well(findings):
     assert problems(findings) == ()
+
+
+def test_an_older_pgbouncer_is_told_once_and_is_no_problem():
+    old = dataclasses.replace(POOLER, version="1.24.1", advice=pgbouncer_advice("1.24.1"))
+    findings = dataclasses.replace(WELL, poolers=(old, dataclasses.replace(old, host="b2")))
+    assert problems(findings) == ()
+    assert text(findings, ()).count("advice: PgBouncer 1.24.1 is older than 1.26.1: ") == 1
+    assert "your distribution may have mended the older number" in text(findings, ())
 
 
 def test_errors_come_before_warnings():

@@ -6,6 +6,7 @@ import pytest
 
 from fleet.access import obsolete_hba_lines
 from fleet.facts.files import FileBytes, Inode
+from fleet.facts.pgbouncer import PgBouncerVersion
 from fleet.facts.poolers import PgBouncerUnits, PortHolders
 from fleet.facts.postgres import PostgresHolds
 from fleet.facts.services import PresentUnits
@@ -102,6 +103,13 @@ def test_a_unit_that_was_installed_just_now_and_reads_another_file_fails_the_run
 def test_a_unit_that_reads_the_planned_file_is_as_it_should_be(plan):
     facts = edb_unit("/etc/edb/pgbouncer1.25/edb-pgbouncer.ini")
     assert plan(operations.unit_reads, "bouncer1", facts, place=EDB, port=6432).changing == []
+
+
+@pytest.mark.parametrize(("version", "told"), [("1.26.0", True), ("1.26.1", False), ("", False)])
+def test_a_version_with_known_holes_is_told_and_used(plan, caplog, version, told):
+    facts = edb_unit("/etc/edb/pgbouncer1.25/edb-pgbouncer.ini") | {PgBouncerVersion: version}
+    assert plan(operations.unit_reads, "bouncer1", facts, place=EDB, port=6432).changing == []
+    assert ("PgBouncer 1.26.0 is older than 1.26.1: " in caplog.text) is told
 
 
 def test_an_installed_unit_decides_where_the_configuration_is(fleet):

@@ -4,6 +4,7 @@ PgBouncer lets its own OS user in there as `pgbouncer` without a password, so th
 as that user (`_sudo_user`). They never fail a host: without psql or PgBouncer they are empty.
 """
 
+import re
 from datetime import datetime
 from typing import TypedDict
 
@@ -28,6 +29,21 @@ def _rows(output: list[str]) -> list[dict[str, str]]:
     """The rows of a SHOW, by the names of their columns; none when the console did not answer."""
     lines = [line.split("\t") for line in output]
     return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
+
+
+class PgBouncerVersion(FactBase[str]):
+    """The version of the program that is installed, such as "1.24.1"; '' when it is not there."""
+
+    default = str
+
+    @override
+    def command(self, binary: str) -> StringCommand:
+        return StringCommand(QuoteString(binary), "--version 2>/dev/null || true")
+
+    @override
+    def process(self, output: list[str]) -> str:
+        said = re.match(r"PgBouncer (\S+)", output[0]) if output else None
+        return said[1] if said else ""
 
 
 class Setting(TypedDict):

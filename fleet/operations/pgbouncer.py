@@ -8,16 +8,16 @@ from pyinfra import state as pyinfra_state
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from fleet.facts.pgbouncer import PgBouncerConfig
+from fleet.facts.pgbouncer import PgBouncerConfig, PgBouncerVersion
 from fleet.facts.poolers import PgBouncerUnits
 from fleet.facts.services import ReplacedBinaries, Service
-from fleet.operations.commands import fail, shell
-from fleet.platforms import Pooler
+from fleet.operations.commands import fail, shell, tell
+from fleet.platforms import Pooler, pgbouncer_advice
 from fleet.processes import Process
 from fleet.render import script
 
-# How long the service may take to run on new files.
-TAKE_OVER_SECONDS = 15
+# How long a process may take to follow: to run on new files.
+FOLLOW_SECONDS = 15
 
 
 def proof(**values: str) -> str:
@@ -33,10 +33,12 @@ def unit_reads(place: Pooler, port: int) -> Generator[PyinfraCommand, None, None
     """Fail when the unit, installed a moment ago, reads another file than the one planned.
 
     Documents disagree about the names in EDB's packages. The next plan is made from the unit.
+    A version that is older than advised is told.
     """
     unit = host.get_fact(PgBouncerUnits, port=port).get(place.unit)
     planned = f"{place.directory}/{place.ini}"
     if unit is None or (unit["ini"], unit["binary"]) == (planned, place.binary):
+        tell(filter(None, [pgbouncer_advice(host.get_fact(PgBouncerVersion, binary=place.binary))]))
         host.noop(f"{place.unit} reads {planned}")
         return
     yield fail(
@@ -95,7 +97,7 @@ def runs_as_written(
         steps += [
             f"verb={'reload' if running and not frozen else 'restart'}",
             _raise_limit(process.unit, open_files) if short else "",
-            _take_over(process, "$verb"),
+            _follow(process, "$verb"),
         ]
     _tell_of_upgrades(processes)
     if not steps:
@@ -126,7 +128,7 @@ def restarted(
         f'    grep -qF {fingerprint} "$ini" || {{ echo "{refusal}" >&2; exit 1; }}',
         "done",
     ]
-    yield shell("\n".join(script + [_take_over(process, "restart") for process in processes]))
+    yield shell("\n".join(script + [_follow(process, "restart") for process in processes]))
 
 
 def _tell_of_upgrades(processes: tuple[Process, ...]) -> None:
@@ -139,24 +141,24 @@ def _tell_of_upgrades(processes: tuple[Process, ...]) -> None:
 
 
 def _functions(user: str, port: int, settings: dict[str, str]) -> str:
-    """Shell: take_over UNIT VERB SOCKET, which ends the script when the process does not follow."""
+    """Shell: follow UNIT VERB SOCKET, which ends the script when the process does not follow."""
     return f"""\
-take_over() {{
+follow() {{
     systemctl "$2" "$1" || {{ echo "HINT: journalctl -u $1 -n 50" >&2; exit 1; }}
-    for try in $(seq {TAKE_OVER_SECONDS * 5}); do
+    for try in $(seq {FOLLOW_SECONDS * 5}); do
         runuser -u {user} -- psql -XAtq -U pgbouncer -d pgbouncer -h "$3" -p {port} \\
             -c 'SHOW CONFIG' 2>/dev/null | grep -qF {shlex.quote(settings["auth_query"])} && return
         sleep 0.2
     done
-    echo "$1 does not run on the new configuration {TAKE_OVER_SECONDS} s after its $2" >&2
+    echo "$1 does not run on the new configuration {FOLLOW_SECONDS} s after its $2" >&2
     echo "HINT: journalctl -u $1 -n 50" >&2
     exit 1
 }}"""
 
 
-def _take_over(process: Process, verb: str) -> str:
+def _follow(process: Process, verb: str) -> str:
     socket = shlex.quote(process.socket_directory)
-    return f"take_over {shlex.quote(process.unit)} {verb} {socket}"
+    return f"follow {shlex.quote(process.unit)} {verb} {socket}"
 
 
 def _raise_limit(unit: str, open_files: int) -> str:
