@@ -12,20 +12,22 @@ from pyinfra.api import FactBase, QuoteString, StringCommand
 from typing_extensions import override
 
 
-def _console(directory: str, port: int, show: str) -> StringCommand:
-    """A SHOW on the console: a header, as each version adds columns, and rows, by tabs."""
+def console(directory: str, port: int, *options: str) -> StringCommand:
+    """Psql on the console, for tables of a header, as each version adds columns, and rows, by tabs.
+
+    options: such as "-c", "SHOW POOLS". Nothing is printed when the console does not answer.
+    """
     return StringCommand(
         "psql -XAq -P footer=off -F '\t' -U pgbouncer -d pgbouncer -h",
         QuoteString(directory),
         "-p",
         str(port),
-        "-c",
-        QuoteString(show),
+        *(QuoteString(option) for option in options),
         "2>/dev/null || true",
     )
 
 
-def _rows(output: list[str]) -> list[dict[str, str]]:
+def rows(output: list[str]) -> list[dict[str, str]]:
     """The rows of a SHOW, by the names of their columns; none when the console did not answer."""
     lines = [line.split("\t") for line in output]
     return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
@@ -64,13 +66,13 @@ class PgBouncerConfig(FactBase[dict[str, Setting]]):
 
     @override
     def command(self, directory: str, port: int) -> StringCommand:
-        return _console(directory, port, "SHOW CONFIG")
+        return console(directory, port, "-c", "SHOW CONFIG")
 
     @override
     def process(self, output: list[str]) -> dict[str, Setting]:
         return {
             row["key"]: {"value": row["value"], "reloadable": row["changeable"] == "yes"}
-            for row in _rows(output)
+            for row in rows(output)
         }
 
 
@@ -95,7 +97,7 @@ class PgBouncerClients(FactBase[list[Client]]):
     @override
     def command(self, directory: str, port: int) -> StringCommand:
         # The pooler's local time first: its times of connections are local ones.
-        return StringCommand("date '+%F %T';", _console(directory, port, "SHOW CLIENTS"))
+        return StringCommand("date '+%F %T';", console(directory, port, "-c", "SHOW CLIENTS"))
 
     @override
     def process(self, output: list[str]) -> list[Client]:
@@ -107,7 +109,7 @@ class PgBouncerClients(FactBase[list[Client]]):
                 "address": client["addr"],
                 "connected_seconds": (now - _local_time(client["connect_time"])).total_seconds(),
             }
-            for client in _rows(output[1:])
+            for client in rows(output[1:])
             if client["database"] != "pgbouncer"
         ]
 

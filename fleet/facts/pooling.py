@@ -3,8 +3,10 @@
 from itertools import takewhile
 from typing import TypedDict
 
-from pyinfra.api import FactBase, QuoteString, StringCommand
+from pyinfra.api import FactBase, StringCommand
 from typing_extensions import override
+
+from fleet.facts.pgbouncer import console, rows
 
 _SHOWS = ("VERSION", "STATE", "POOLS", "DATABASES", "CONFIG")
 
@@ -41,14 +43,7 @@ class PgBouncerPooling(FactBase[Pooling | None]):
     @override
     def command(self, directory: str, port: int) -> StringCommand:
         asked = [word for show in _SHOWS for word in ("-c", f"SHOW {show}", "-c", "\\echo =")]
-        return StringCommand(
-            "psql -XAq -P footer=off -F '\t' -U pgbouncer -d pgbouncer -h",
-            QuoteString(directory),
-            "-p",
-            str(port),
-            *(QuoteString(word) for word in asked),
-            "2>/dev/null || true",
-        )
+        return console(directory, port, *asked)
 
     @override
     def process(self, output: list[str]) -> Pooling | None:
@@ -56,14 +51,14 @@ class PgBouncerPooling(FactBase[Pooling | None]):
         tables = {show: list(takewhile(lambda line: line != "=", lines)) for show in _SHOWS}
         if not all(tables.values()):
             return None
-        rows = {show: _rows(table) for show, table in tables.items()}
-        pools = [row for row in rows["POOLS"] if row["database"] != "pgbouncer"]
-        databases = [row for row in rows["DATABASES"] if row["name"] != "pgbouncer"]
-        state = {row["key"]: row["value"] for row in rows["STATE"]}
-        config = {row["key"]: row["value"] for row in rows["CONFIG"]}
+        shown = {show: rows(table) for show, table in tables.items()}
+        pools = [row for row in shown["POOLS"] if row["database"] != "pgbouncer"]
+        databases = [row for row in shown["DATABASES"] if row["name"] != "pgbouncer"]
+        state = {row["key"]: row["value"] for row in shown["STATE"]}
+        config = {row["key"]: row["value"] for row in shown["CONFIG"]}
         all_paused = state.get("paused") == "yes"
         return {
-            "version": rows["VERSION"][0]["version"].removeprefix("PgBouncer "),
+            "version": shown["VERSION"][0]["version"].removeprefix("PgBouncer "),
             "clients": sum(_sum(pool, ("cl_active", "cl_waiting")) for pool in pools),
             "waiting": sum(int(pool["cl_waiting"]) for pool in pools),
             "waiting_seconds": max((_wait(pool) for pool in pools), default=0.0),
@@ -75,12 +70,6 @@ class PgBouncerPooling(FactBase[Pooling | None]):
 
 
 _SERVERS = ("sv_active", "sv_idle", "sv_used", "sv_tested", "sv_login", "sv_active_cancel")
-
-
-def _rows(table: list[str]) -> list[dict[str, str]]:
-    """The rows by the names of their columns: each version of PgBouncer adds some."""
-    lines = [line.split("\t") for line in table]
-    return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
 
 
 def _sum(row: dict[str, str], columns: tuple[str, ...]) -> int:
