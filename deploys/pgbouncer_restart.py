@@ -11,11 +11,13 @@ from pyinfra.api import deploy
 from pyinfra.api.exceptions import DeployError
 
 from fleet import is_entrypoint
+from fleet.asking import ask
+from fleet.facts.pgbouncer import PgBouncerConfig
 from fleet.hosts import Fleet, Host
 from fleet.operations.pgbouncer import restarted
-from fleet.places import place_here
+from fleet.places import place_here, place_on
 from fleet.platforms import Pooler
-from fleet.pooler import runtime_settings
+from fleet.pooler import consoles, runtime_settings
 from fleet.processes import processes
 
 
@@ -31,6 +33,18 @@ def restart(fleet: Fleet, machine: Host, place: Pooler) -> None:
     )
 
 
+def serves(fleet: Fleet, name: str) -> bool:
+    """Whether the pooler on another host answers on its console."""
+    settings, place = fleet.pgbouncer, place_on(fleet.pgbouncer, name)
+    if place is None:
+        return False
+    for console in consoles(fleet, place):
+        said = ask(name, PgBouncerConfig, place.user, directory=console, port=settings.listen_port)
+        if said:
+            return True
+    return False
+
+
 if is_entrypoint(__name__) and "pgbouncer" in host.groups:
     here = [one for one in state.inventory if "pgbouncer" in one.groups]
     together = [one.name for one in here if state.is_host_in_limit(one)]
@@ -39,5 +53,17 @@ if is_entrypoint(__name__) and "pgbouncer" in host.groups:
             f"{', '.join(together)} would restart at the same time"
             "\nHINT: make restart-poolers INVENTORY=…, which takes one after the other"
         )
-    place = place_here(host.data.pgbouncer)
+    settings = host.data.pgbouncer
+    others = [one.name for one in settings.hosts if one.name != host.name]
+    if (
+        settings.processes == 1
+        and others
+        and not any(serves(host.data.fleet, one) for one in others)
+    ):
+        raise DeployError(
+            f"{host.name} is the last pooler that serves: {', '.join(others)} does not answer;"
+            " nothing was restarted"
+            f"\nHINT: make deploy INVENTORY=… DEPLOY=deploys/pgbouncer.py LIMIT={others[0]}"
+        )
+    place = place_here(settings)
     restart(fleet=host.data.fleet, machine=host.data.machine, place=place, _sudo=True)

@@ -7,7 +7,7 @@
 
 pyinfra itself ends with success when the inventory is missing or no host matches. Here both fail,
 and so does a failed host. One run per file, because within one run the steps of different roles
-are not in the order of the files.
+are not in the order of the files; and one per pooler, so that never all of them change at once.
 """
 
 import argparse
@@ -27,6 +27,9 @@ from fleet.inventory import fleet_of
 
 DEPLOYS = ("ca", "pem_server", "access", "pgbouncer", "agent")
 RESTART = "deploys/pgbouncer_restart.py"
+# A run for each host: pyinfra would go to all of them at once, and what goes wrong on one pooler,
+# or interrupts it, is not to meet the others at the same time.
+ONE_BY_ONE = ("deploys/pgbouncer.py", RESTART)
 # Deploys that are not named like the group that they are for.
 GROUP_OF = {"agent_rollback": "agent"}
 
@@ -46,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         for deploy in deploys:
             _readable(deploy)
         for deploy, hosts in _where(fleet, options, deploys).items():
-            # A restart is a run for each host: pyinfra would go to all of them at once.
-            for some in [[name] for name in hosts] if deploy == RESTART else [hosts]:
+            one_by_one = deploy in ONE_BY_ONE and options.verb != "plan"
+            for some in [[name] for name in hosts] if one_by_one else [hosts]:
                 _run(options.verb, options.inventory, deploy, some)
     except (RunError, InventoryError) as error:
         print(error, file=sys.stderr)

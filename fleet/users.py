@@ -144,7 +144,15 @@ def _no_member(name: str, group: str) -> Wish:
     return Wish(
         f"{name} is no member of {group}",
         f"NOT {_is_member(name, group)}",
-        f'REVOKE {group} FROM "{name}"',
+        # Since Postgres 16 a membership is its grantor's; a plain REVOKE leaves others' grants.
+        f"""DO $$ DECLARE grantor regrole; BEGIN
+    FOR grantor IN
+        SELECT m.grantor FROM pg_auth_members m
+        WHERE m.roleid = {literal(group)}::regrole AND m.member = {literal(name)}::regrole
+    LOOP
+        EXECUTE format('REVOKE {group} FROM "{name}" GRANTED BY %s CASCADE', grantor);
+    END LOOP;
+END $$""",
     )
 
 

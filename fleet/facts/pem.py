@@ -76,7 +76,8 @@ class AgentVerification(FactBase[int | None]):
     def command(self, pemworker: str, environment: str = "") -> StringCommand:
         worker = QuoteString(pemworker)
         return StringCommand(
-            "[ -x", worker, "] && {", environment, worker,
+            # Poolers that drop packets would keep it waiting for good.
+            "[ -x", worker, "] && {", environment, "timeout 60", worker,
             "--verify-registration >/dev/null 2>&1; echo $?; }; true",
         )  # fmt: skip
 

@@ -104,10 +104,11 @@ def password(
     )
 
 
-# The verifier is not for the server's log either, whatever that records.
+# The verifier is not for the server's log either, whatever that records, nor for the statistics
+# of statements, which every member of pg_monitor reads.
 _UNLOGGED = (
     "SET log_statement = 'none'; SET log_min_duration_statement = -1;"
-    " SET log_min_error_statement = 'panic';\n"
+    " SET log_min_error_statement = 'panic'; SET pg_stat_statements.track = 'none';\n"
 )
 
 

@@ -488,6 +488,9 @@ def changed(lab: Lab, shop: str, tmp_path_factory: pytest.TempPathFactory) -> tu
     """
     assert psql(lab, "shop_stranger", "reports") == "shop_stranger"
     lab.sql("ALTER ROLE shop_reader CREATEDB CONNECTION LIMIT 3; GRANT dbrole_admin TO shop_reader")
+    # By a role that may hand the membership on: Postgres takes it back from that role alone.
+    lab.sql("GRANT dbrole_admin TO shop_owner WITH ADMIN OPTION")
+    lab.sql("SET ROLE shop_owner; GRANT dbrole_admin TO shop_reader")
     text = Path(shop).read_text()
     assert READER in text
     assert STRANGER in text
