@@ -37,6 +37,7 @@ from fleet.pooler import (
     configuration,
     login,
     pool_pair,
+    read_files,
     runtime_settings,
     spare_ini,
     written_inis,
@@ -85,7 +86,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
             user=place.user,
         )
     # As functions: what a step before this one makes is in the files.
-    written = put(
+    put(
         name="Write the configuration, once it is proven",
         files=lambda: configuration(fleet, machine, place),
         check=lambda: proof(
@@ -131,7 +132,7 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         port=settings.listen_port,
         settings=lambda: runtime_settings(fleet, machine, place),
         open_files=limits.open_files,
-        rewritten=written.did_change,
+        files=read_files(fleet, machine, place),
     )
     passwords_put_aside(
         name="Put passwords aside that nobody reads", place=place, port=settings.listen_port

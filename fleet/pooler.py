@@ -66,6 +66,14 @@ def configuration(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...
     )
 
 
+def read_files(fleet: Fleet, machine: Host, place: Pooler) -> tuple[str, ...]:
+    """The path of every file that the processes read, in any order."""
+    pairs = (file.path for file in certificates(fleet, machine, place))
+    inis = (process.ini for process in processes(fleet, place))
+    anchors = (SERVER_CA_FILE, TRUSTED_CLIENTS_FILE)
+    return (*pairs, *anchors, f"{place.directory}/hba.conf", *inis)
+
+
 def written_inis(fleet: Fleet, machine: Host, place: Pooler) -> dict[str, str]:
     """The text of each process' ini, by its path."""
     auth_query = _auth_query(fleet, machine, place)

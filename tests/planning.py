@@ -93,12 +93,12 @@ def files_of(script):
 _WRITES = re.compile("(candidate|likeness) ")
 
 
-def make_plan(fleet, deploy, host, facts, /, answers=None, executing=False, **arguments):
+def make_plan(fleet, deploy, host, facts, /, answers=None, **arguments):
     """The plan of `deploy`: a file's name ("deploys/agent.py"), or an operation and its arguments.
 
     host: a name in the fleet. facts: {fact: value}, or a function of the fact's arguments; a fact
     that is not there has its default. answers: what a command that is run while planning prints,
-    {part of the command: text}. executing: as in the run itself, not in the plan before it.
+    {part of the command: text}.
     """
     groups = {role: fleet.group(role) for role in GROUPS}
     quick = {"fake_delay": 0, "fake_delay_jitter": 0, "fake_responses": answers or {}}
@@ -122,7 +122,6 @@ def make_plan(fleet, deploy, host, facts, /, answers=None, executing=False, **ar
         )
     else:
         add_deploy(state, deploy, host=target, **arguments)
-    state.is_executing = executing
     with ctx_state.use(state), ctx_host.use(target):
         return Plan(
             target,

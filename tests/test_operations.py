@@ -19,7 +19,13 @@ from tests.planning import fails
 from tests.samples import ADMIN_PASSWORD
 
 AGENT_CFG = "/usr/edb/pem/agent/etc/agent.cfg"
-RUNS = {"active": True, "needs_daemon_reload": False, "older_than": [], "open_files": 1024}
+RUNS = {
+    "active": True,
+    "needs_daemon_reload": False,
+    "older_than": [],
+    "unread": [],
+    "open_files": 1024,
+}
 
 
 # Packages and services
@@ -59,18 +65,20 @@ def test_a_service_is_restarted_only_when_it_is_behind(plan, state, commands):
     assert planned.shell == commands
 
 
-def test_a_service_is_older_than_a_file_that_changed_after_its_start():
+def test_a_service_is_older_than_a_file_written_after_its_start_and_reads_it_when_reloaded():
     said = [
         "ActiveState=active",
         "NeedDaemonReload=no",
         "ActiveEnterTimestampMonotonic=100000000",
+        "StateChangeTimestampMonotonic=150000000",
         "MainPID=1",
         "now=1700000200.0 200.0",
-        "file=1700000099.9 /before",
-        "file=1700000100.1 /after",
+        "file=1700000099.9 1700000099.9 /before",
+        "file=1700000100.1 1700000149.9 /after",
+        "file=1700000000.0 1700000150.1 /put back",
         "limit=1024",
     ]
-    assert Service().process(said) == RUNS | {"older_than": ["/after"]}
+    assert Service().process(said) == RUNS | {"older_than": ["/after"], "unread": ["/put back"]}
 
 
 # PgBouncer
@@ -92,13 +100,13 @@ def running(process=ONLY, **changes):
     }
 
 
-def run_as_written(plan, config, service, rewritten=lambda: False, **given):
+def run_as_written(plan, config, service, **given):
     return plan(
         pgbouncer.runs_as_written,
         "bouncer1",
         {PgBouncerConfig: config, Service: RUNS | service} | given.pop("facts", {}),
-        **{"executing": True, "processes": (ONLY,)} | given,
-        user="postgres", port=6432, settings=lambda: WRITTEN, open_files=1024, rewritten=rewritten,
+        **{"processes": (ONLY,)} | given,
+        user="postgres", port=6432, settings=lambda: WRITTEN, open_files=1024, files=("/hba",),
     )  # fmt: skip
 
 
@@ -131,15 +139,8 @@ def test_a_pooler_is_reloaded_and_restarted_only_where_a_reload_cannot_do_it(
 
 
 def test_a_pooler_is_reloaded_after_its_files_were_put_back_though_they_look_the_same(plan):
-    assert verbs(run_as_written(plan, running(), {}, rewritten=lambda: True)) == ["reload"]
-
-
-def test_a_plan_does_not_ask_whether_files_were_put_back(plan):
-    def not_yet():
-        raise RuntimeError("no step has run")
-
-    planned = run_as_written(plan, running(), {}, rewritten=not_yet, executing=False)
-    assert planned.changing == []
+    planned = run_as_written(plan, running(), {"unread": ["/hba"]})
+    assert verbs(planned) == ["reload"]
 
 
 def test_of_several_processes_only_those_that_are_behind_are_touched_one_after_the_other(plan):

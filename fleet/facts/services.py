@@ -10,6 +10,7 @@ class ServiceState(TypedDict):
     """A unit that runs, against the files it was started from.
 
     older_than: those of the asked files that changed after the unit was started.
+    unread: those that changed, if only by their names, after systemd last started or reloaded it.
     needs_daemon_reload: a unit file or drop-in changed after systemd read it.
     open_files: the running process' soft limit of file descriptors, 0 when it is not known.
     """
@@ -17,6 +18,7 @@ class ServiceState(TypedDict):
     active: bool
     needs_daemon_reload: bool
     older_than: list[str]
+    unread: list[str]
     open_files: int
 
 
@@ -26,19 +28,26 @@ class Service(FactBase[ServiceState]):
     @staticmethod
     @override
     def default() -> ServiceState:
-        return {"active": False, "needs_daemon_reload": False, "older_than": [], "open_files": 0}
+        return {
+            "active": False,
+            "needs_daemon_reload": False,
+            "older_than": [],
+            "unread": [],
+            "open_files": 0,
+        }
 
     @override
     def command(self, unit: str, files: tuple[str, ...] = ()) -> StringCommand:
-        # systemd gives the start on the monotonic clock, in microseconds, and the time of day in
-        # seconds only; the files' times have fractions. So the start is reckoned back from now.
+        # systemd gives its times on the monotonic clock, in microseconds, and the time of day in
+        # seconds only; the files' times have fractions. So they are reckoned back from now. A file
+        # that takes another's place has a new time of change (%Z), and may have an old content.
         return StringCommand(
             "LC_ALL=C systemctl show -p ActiveState -p NeedDaemonReload"
-            " -p ActiveEnterTimestampMonotonic -p MainPID",
+            " -p ActiveEnterTimestampMonotonic -p StateChangeTimestampMonotonic -p MainPID",
             QuoteString(unit),
             '2>/dev/null; echo "now=$(date +%s.%N) $(cut -d " " -f 1 /proc/uptime)"; for f in',
             *(QuoteString(path) for path in files),
-            '; do [ -e "$f" ] && echo "file=$(stat -c %.Y "$f") $f"; done;'
+            '; do [ -e "$f" ] && echo "file=$(stat -c "%.Y %.Z" "$f") $f"; done;'
             " pid=$(systemctl show -p MainPID --value",
             QuoteString(unit),
             '2>/dev/null); [ "${pid:-0}" -gt 0 ] &&'
@@ -50,13 +59,18 @@ class Service(FactBase[ServiceState]):
         said = [line.split("=", 1) for line in output if "=" in line]
         one = {key: value for key, value in said if key != "file"}
         now, uptime = (float(number) for number in one.get("now", "0 0").split())
-        started = now - uptime + int(one.get("ActiveEnterTimestampMonotonic") or 0) / 1_000_000
-        files = [value.split(" ", 1) for key, value in said if key == "file"]
+
+        def time_of(name: str) -> float:
+            return now - uptime + int(one.get(f"{name}TimestampMonotonic") or 0) / 1_000_000
+
+        started, settled = time_of("ActiveEnter"), time_of("StateChange")
+        files = [value.split(" ", 2) for key, value in said if key == "file"]
         limit = one.get("limit", "0")
         return {
             "active": one.get("ActiveState") in ("active", "reloading"),
             "needs_daemon_reload": one.get("NeedDaemonReload") == "yes",
-            "older_than": [path for changed, path in files if float(changed) > started],
+            "older_than": [path for written, _, path in files if float(written) > started],
+            "unread": [path for _, changed, path in files if float(changed) > settled],
             "open_files": int(limit) if limit.isdigit() else 0,
         }
 

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Callable, Generator
 
 from pyinfra import host, logger
-from pyinfra import state as pyinfra_state
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
@@ -55,22 +54,21 @@ def runs_as_written(
     port: int,
     settings: Callable[[], dict[str, str]],
     open_files: int,
-    rewritten: Callable[[], bool],
+    files: tuple[str, ...],
 ) -> Generator[PyinfraCommand, None, None]:
     """Reload those processes of PgBouncer that run on something else than what is written.
 
     user: the service's OS user, whom the console lets in by each process' socket.
     settings: gives those of the written ini, as SHOW CONFIG names them. `auth_query` ends with the
-    fingerprint of all files: it tells that PgBouncer read its settings after the last of them was
-    written, which no SHOW tells of certificates and HBA rules.
+    fingerprint of all files: it tells which of certificates and HBA rules it read, which no SHOW
+    does.
     A restart only where RELOAD cannot do it: another address, port or socket, or a console that
     does not answer where it should. One after the other, each seen to run before the next.
-    rewritten: whether this run put files back that the fingerprint cannot tell apart: somebody
-        had edited them by hand, and perhaps reloaded.
+    files: what a process reads. It is reloaded, too, when one was put in its place since its last
+        reload: somebody had edited it by hand, perhaps reloaded, and the fingerprint is as ever.
     open_files: the soft limit that each process must have at least.
     """
     expected = settings()
-    restored = pyinfra_state.is_executing and rewritten()
     steps = []
     for process in processes:
         running = host.get_fact(
@@ -80,7 +78,7 @@ def runs_as_written(
             _sudo=True,
             _sudo_user=user,
         )
-        state = host.get_fact(Service, unit=process.unit)
+        state = host.get_fact(Service, unit=process.unit, files=files)
         wanted = expected | {
             "unix_socket_dir": process.socket_directory,
             "peer_id": str(process.peer_id),
@@ -91,7 +89,7 @@ def runs_as_written(
             if name not in running or running[name]["value"] != value
         ]
         short = state["active"] and state["open_files"] < open_files
-        if state["active"] and not differing and not short and not restored:
+        if state["active"] and not differing and not short and not state["unread"]:
             continue
         frozen = [name for name in differing if name in running and not running[name]["reloadable"]]
         steps += [
