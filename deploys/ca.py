@@ -1,9 +1,9 @@
-"""Two certificate authorities, every certificate of the fleet, and the trust anchors on its hosts.
+"""Our two certificate authorities, what they issue for the fleet, and their anchors on its hosts.
 
     pyinfra inventories/example.py deploys/ca.py
 
 Run it once a month: a certificate with a third of its lifetime left is renewed. The roles' own
-deploys bring the new ones to their hosts.
+deploys bring the new ones to their hosts, and renew what PEM's own CA issued.
 """
 
 from pyinfra import host
