@@ -115,6 +115,18 @@ def pyinfra(
     return _run([sys.executable, "-m", "fleet.run", verb, inventory, *deploys, *limits])
 
 
+def status(*options: str, inventory: str = INVENTORY) -> subprocess.CompletedProcess[str]:
+    """`python -m fleet.status`, its output kept."""
+    return subprocess.run(
+        [sys.executable, "-m", "fleet.status", inventory, *options],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def raw_pyinfra(
     deploy: str, *options: str, inventory: str = INVENTORY
 ) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from fleet.heartbeats import FRESH_SECONDS
 from fleet.leaves import pool_leaf
 from fleet.pki import certificate_file
-from tests.lab.conftest import Lab, killed_at, pyinfra, within
+from tests.lab.conftest import Lab, killed_at, pyinfra, status, within
+from tests.lab.test_existing_agent import CONFIG, DISPLAY_NAME, DROP_IN, REGISTER_DIRECTLY
+from tests.lab.watching import backends, lost, sampled
 
 pytestmark = pytest.mark.lab
 
@@ -23,7 +26,9 @@ POOL = "/etc/pgbouncer/tls/pem_agent_pool"
 AGENT = "/root/.pem/pem_agent_user1"
 PEM_CA = "/var/lib/postgresql/17/main/ca_certificate.crt"
 PEM_CA_KEY = "/var/lib/postgresql/17/main/ca_key.key"
+OUR_PAPERS = "/etc/pem-fleet/agent"
 WORKER_LOG = "/var/log/pem/worker.log"
+IDS = "SELECT string_agg(id || description, ' ' ORDER BY id) FROM pem.agent WHERE active"
 
 Inventory = Callable[..., str]
 
@@ -50,29 +55,28 @@ def refusals(lab: Lab) -> dict[str, int]:
 
 
 def move(lab: Lab, inventory: str, *, seen_before: bool = False) -> None:
-    """A full deploy; agents beat after it, none was refused.
+    """A full deploy: every agent beats all the while, none is refused; then all is well.
 
     A second run changes nothing; that is not asked again of a stage that was seen before.
     """
     before = refusals(lab)
-    run = pyinfra("deploy", inventory=inventory)
-    assert run.returncode == 0, run.stdout
-    moved = time.monotonic()
-    within(60, "every agent beats after the move", lambda: lab.all_beat_since(moved))
+    with sampled(lab.heartbeat_ages) as ages:
+        run = pyinfra("deploy", inventory=inventory)
+        assert run.returncode == 0, run.stdout
+        moved = time.monotonic()
+        within(60, "every agent beats after the move", lambda: lab.all_beat_since(moved))
+    assert max(max(one.values()) for one in ages) < FRESH_SECONDS
     assert refusals(lab) == before
     if not seen_before:
         again = pyinfra("unchanged", inventory=inventory)
         assert again.returncode == 0, again.stdout
+    look = status("--no-drift", inventory=inventory)
+    assert look.returncode == 0, look.stdout
+    assert "Problems:\n  none\n" in look.stdout
 
 
 def issuer(lab: Lab, host: str, path: str) -> str:
     return lab.run(host, f"openssl x509 -noout -issuer -nameopt RFC2253 -in {path}")
-
-
-def backends(lab: Lab) -> set[str]:
-    """The processes of the server that serve agents."""
-    query = "SELECT pid FROM pg_stat_activity WHERE usename = 'pem_agent_user1'"
-    return set(lab.sql(query).split())
 
 
 @contextmanager
@@ -89,33 +93,60 @@ def papers_of_agent1(lab: Lab, directory: Path) -> Iterator[dict[str, str]]:
         Path(path).unlink()
 
 
-def renew(lab: Lab, inventory: str, *deploys: str, papers: dict[str, str]) -> None:
-    """Renew the pool's certificates; transactions that are open meanwhile go on.
+def pool_serials(lab: Lab) -> dict[str, int]:
+    """The serial number of each pooler's certificate for the database, by openssl."""
+    show = f"openssl x509 -noout -serial -in {POOL}.crt"
+    return {name: int(lab.run(name, show).partition("=")[2], 16) for name in POOLERS}
 
-    PgBouncer 1.24.1 compares the paths of its TLS files on RELOAD, not their contents: server
-    connections that are there stay, new ones use the new certificate.
+
+def used_serials(lab: Lab) -> dict[str, set[int]]:
+    """Those that Postgres saw when the poolers' present connections logged in."""
+    used: dict[str, set[int]] = {name: set() for name in POOLERS}
+    names = {lab.machines[name].address: name for name in POOLERS}
+    for backend in backends(lab).by_pid.values():
+        used[names[backend.pooler_address]].add(backend.certificate_serial)
+    return used
+
+
+def renew(lab: Lab, inventory: str, *deploys: str, papers: dict[str, str]) -> None:
+    """Renew the pool's certificates: no client is lost, no transaction, and no server connection.
+
+    From 1.24 on PgBouncer compares the paths of its TLS files on RELOAD, not their contents: server
+    connections that are there stay, new ones use the new certificate. RECONNECT has all use it.
     """
-    serial = f"openssl x509 -noout -serial -in {POOL}.crt"
-    old = {name: lab.run(name, serial) for name in POOLERS}
-    clients = {name: lab.connect_times(name) for name in POOLERS}
+    old, clients = pool_serials(lab), {name: lab.connect_times(name) for name in POOLERS}
     assert sum(map(len, clients.values())) == 3
-    with ExitStack() as stack:
+    with sampled(lambda: backends(lab)) as seen, ExitStack() as stack:
         held = []
         for name in POOLERS:
             connection = stack.enter_context(lab.connect(name, **papers))
             connection.execute("BEGIN")
             held.append((connection, connection.execute("SELECT pg_backend_pid()").fetchone()))
-        served = backends(lab)
         for deploy in deploys:
             run = pyinfra("deploy", deploy, inventory=inventory)
             assert run.returncode == 0, run.stdout
-        assert all(lab.run(name, serial) != old[name] for name in POOLERS)
+        new = pool_serials(lab)
+        assert not set(new.values()) & set(old.values())
         for connection, pid in held:
             assert connection.execute("SELECT pg_backend_pid()").fetchone() == pid
             connection.execute("COMMIT")
-            # Not another server connection after the transaction either.
-            assert connection.execute("SELECT 1").fetchone() == (1,)
-        assert {str(pid[0]) for _, pid in held if pid} <= backends(lab) & served
+        renewed = time.monotonic()
+        within(60, "every agent beats after it", lambda: lab.all_beat_since(renewed))
+    assert {name: lab.connect_times(name) for name in POOLERS} == clients
+    assert lost(seen) == []
+    assert {str(pid[0]) for _, pid in held if pid} <= seen[-1].by_pid.keys(), "after COMMIT too"
+    assert all(old[name] in used for name, used in used_serials(lab).items())
+
+    # The new certificates serve; and what RELOAD did not do is seen here where it is done.
+    with sampled(lambda: backends(lab)) as seen:
+        for name in POOLERS:
+            with lab.console(name) as console:
+                console.execute("RECONNECT")
+            with lab.connect(name, **papers) as connection:
+                connection.execute("SELECT 1")
+        wanted = {name: {serial} for name, serial in new.items()}
+        within(30, "Postgres sees the new certificates alone", lambda: used_serials(lab) == wanted)
+    assert lost(seen)
     assert {name: lab.connect_times(name) for name in POOLERS} == clients
 
 
@@ -140,10 +171,9 @@ def test_poolers_trust_pems_authority_beside_ours(lab: Lab, other_inventory: Inv
 def test_pems_authority_issues_and_ours_is_trusted_still(
     lab: Lab, other_inventory: Inventory, tmp_path: Path
 ) -> None:
-    ids = "SELECT string_agg(id || description, ' ' ORDER BY id) FROM pem.agent WHERE active"
-    before = lab.sql(ids)
+    before = lab.sql(IDS)
     move(lab, stage(other_inventory, "pem", "own"))
-    assert lab.sql(ids) == before, "every agent keeps its id, and there is no further one"
+    assert lab.sql(IDS) == before, "every agent keeps its id, and there is no further one"
     for host, path in [(name, POOL) for name in POOLERS] + [("agent1", AGENT)]:
         assert "CN=PEM" in issuer(lab, host, f"{path}.crt")
     assert lab.serves("bouncer1"), "a certificate of ours"
@@ -165,6 +195,61 @@ def test_pems_authority_alone_is_trusted(lab: Lab, other_inventory: Inventory) -
         assert "pem-fleet" not in lab.run("pem1", f"cat {path}")
     assert lab.run("pem1", "find / -xdev -name '*.srl' 2>/dev/null") == ""
     assert lab.run("pem1", "find /tmp -name 'pem-fleet*'") == ""
+
+
+def test_an_agent_with_papers_of_the_former_authority_is_refused_and_its_log_says_so(
+    lab: Lab,
+) -> None:
+    """So the count of refusals that every move looks at does count."""
+    before = refusals(lab)["agent2"]
+    config = f"sed -i 's|{{}}/pem_agent_user1|{{}}/pem_agent_user1|' {CONFIG}"
+    restart = " && systemctl restart pemagent"
+    lab.run("agent2", config.format("/root/.pem", OUR_PAPERS) + restart)
+    try:
+        within(30, "agent2 is refused", lambda: refusals(lab)["agent2"] > before)
+    finally:
+        lab.run("agent2", config.format(OUR_PAPERS, "/root/.pem") + restart)
+        restarted = time.monotonic()
+        within(60, "agent2 beats again", lambda: lab.all_beat_since(restarted))
+
+
+@contextmanager
+def registered_directly(lab: Lab, host: str) -> Iterator[int]:
+    """An agent that PEM's own registration made, under a new id; at the end it is gone."""
+    password = lab.fleet.pem_server.admin_password.get_secret_value()
+    done = lab.feed(host, REGISTER_DIRECTLY, password)
+    assert done.returncode == 0, done.stderr
+    lab.run(host, "systemctl start pemagent")
+    named = f"FROM pem.agent WHERE description = '{DISPLAY_NAME}'"
+    agent_id = int(lab.sql(f"SELECT max(id) {named}"))
+    try:
+        yield agent_id
+    finally:
+        lab.run(host, f"systemctl stop pemagent; rm -rf {CONFIG} {OUR_PAPERS} {DROP_IN}")
+        lab.sql(f"DELETE {named}")
+        lab.sql(f"DROP ROLE IF EXISTS agent{agent_id}")
+
+
+def test_new_hosts_and_an_agent_that_was_direct_get_pems_certificates_in_one_deploy(
+    lab: Lab, other_inventory: Inventory
+) -> None:
+    inventory, before = stage(other_inventory, "pem"), lab.sql(IDS)
+    lab.command("reset", "agent3", "bouncer2")
+    with registered_directly(lab, "agent2") as agent_id:
+        with_the_direct_one = lab.sql(IDS)
+        run = pyinfra("deploy", inventory=inventory)
+        assert run.returncode == 0, run.stdout
+        for host, path in (("bouncer2", POOL), ("agent2", AGENT), ("agent3", AGENT)):
+            assert "CN=PEM" in issuer(lab, host, f"{path}.crt")
+        assert lab.on("agent3").file(f"{OUR_PAPERS}/pem_agent_user1.crt").exists is False
+        assert lab.config("agent2").agent_id == agent_id
+        assert lab.config("agent2").user == "pem_agent_user1"
+        assert lab.sql(IDS) == with_the_direct_one, "every agent keeps its id"
+        look = status("--no-drift", inventory=inventory)
+        assert look.returncode == 0, look.stdout
+    run = pyinfra("deploy", "deploys/agent.py", inventory=inventory, limit="agent2")
+    assert run.returncode == 0, run.stdout
+    assert lab.sql(IDS) == before
 
 
 def test_openssl_verifies_the_pools_certificate_for_a_client_alone(lab: Lab) -> None:

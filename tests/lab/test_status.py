@@ -1,32 +1,18 @@
 """One look at the lab: its figures are those of psql and openssl, and each fault is told."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
 
-from fleet import ROOT
 from fleet.leaves import pool_leaf
 from fleet.pki import certificate_file
 from tests.certificates import ends
-from tests.lab.conftest import INVENTORY, Lab, within
+from tests.lab.conftest import Lab, status, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("lab")]
-
-
-def status(*options: str, inventory: str = INVENTORY) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fleet.status", inventory, *options],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def told(*options: str) -> tuple[int, dict]:
