@@ -43,7 +43,7 @@ restart-poolers: setup  ## Restart the poolers one after the other, without an e
 	@$(need_inventory)
 	@$(RUN) restart $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
 
-status: setup  ## All of the fleet at one look, and what is not well (exit code 1): INVENTORY=… [OPTIONS=--json]
+status: setup  ## All of the fleet at one look, and what is not well: INVENTORY=… [OPTIONS=--json]
 	@$(need_inventory)
 	@$(BIN)/python -m fleet.status $(INVENTORY) $(OPTIONS)
 

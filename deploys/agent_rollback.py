@@ -1,6 +1,6 @@
 """An agent that was moved onto the poolers: back to the agent.cfg, key and certificate it had.
 
-pyinfra inventories/example.py deploys/agent_rollback.py --limit HOST
+    pyinfra inventories/example.py deploys/agent_rollback.py --limit HOST
 
 The next deploys/agent.py moves it again; take it out of Agent(hosts=…) to keep it direct.
 """

@@ -47,7 +47,7 @@ problems=$(spare_log | grep -E ' (ERROR|WARNING|FATAL) ' | grep -v 'file descrip
 ask() { as_service psql "$login" -XAtq -v ON_ERROR_STOP=1 -c "$1" 2>&1; }
 answer=$(ask "SELECT username FROM pem_fleet.get_pool_auth('$agent_user')") ||
     refuse "the database does not do its part: $answer
-HINT: pyinfra INVENTORY deploys/pem_server.py"
+HINT: make deploy INVENTORY=... DEPLOY=deploys/pem_server.py"
 standby=$(ask 'SELECT pg_is_in_recovery()') ||
     refuse "$connect_name does not say whether it is a standby: $standby
 HINT: run again; if it stays so, the log of Postgres on $connect_name"
@@ -66,5 +66,5 @@ HINT: max_connections=$enough in PemServer(...) and a restart of Postgres, or a 
 if [ -n "$user_function" ]; then
     answer=$(ask "SELECT has_function_privilege('$user_function', 'EXECUTE')") || true
     [ "$answer" = t ] || refuse "the database does not answer for users of other databases: $answer
-HINT: pyinfra INVENTORY deploys/access.py"
+HINT: make deploy INVENTORY=... DEPLOY=deploys/access.py"
 fi

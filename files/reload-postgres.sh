@@ -10,9 +10,11 @@ ask() { psql -XAtq -v ON_ERROR_STOP=1 -p "$port" -d postgres -c "$1"; }
 fingerprint() { openssl x509 -noout -fingerprint -sha256 2>/dev/null; }
 
 wrong=$(ask "$hba_errors")
-[ -z "$wrong" ] || refuse "$hba_file: $wrong"
+[ -z "$wrong" ] || refuse "$hba_file: $wrong
+HINT: mend this line in $hba_file, and run again"
 wrong=$(ask "$ident_errors")
-[ -z "$wrong" ] || refuse "$ident_file: $wrong"
+[ -z "$wrong" ] || refuse "$ident_file: $wrong
+HINT: mend this line in $ident_file, and run again"
 
 # The server tells the times of its files in whole seconds: what it reads now must be older.
 sleep 1
@@ -21,7 +23,8 @@ ask "SELECT pg_reload_conf()" >/dev/null
 tries=$((deadline_seconds * 10))
 until [ "$(ask "SELECT pg_conf_load_time() >= '$since'")" = t ]; do
     tries=$((tries - 1))
-    [ "$tries" -gt 0 ] || refuse "Postgres did not read its files within $deadline_seconds s"
+    [ "$tries" -gt 0 ] || refuse "Postgres did not read its files within $deadline_seconds s
+HINT: journalctl -n 20 -u 'postgresql*'; SELECT pg_conf_load_time()"
     sleep 0.1
 done
 

@@ -13,9 +13,11 @@ die() { echo "$1" >&2; exit 1; }
 # also when nobody listens to it any more.
 begin() {
     directory=$(dirname "$1")
-    [ -d "$directory" ] || die "$directory is not there, or is no directory; $1 cannot be written"
+    [ -d "$directory" ] || die "$directory is not there, or is no directory; $1 cannot be written
+HINT: ls -ld $directory"
     exec 9<"$directory"
-    flock -w "$wait_seconds" 9 || die "another run has been writing to $directory for $wait_seconds s"
+    flock -w "$wait_seconds" 9 || die "another run has been writing to $directory for $wait_seconds s
+HINT: fuser -v $directory, and run again when that run has ended"
     candidates=
     for path; do
         [ ! -d "$path" ] || die "$path is a directory, a file belongs there; nothing was changed

@@ -19,6 +19,11 @@ class PkiError(Exception):
     """An authority or a leaf that cannot be used; the text ends with a HINT."""
 
 
+def not_there(path: Path | str) -> PkiError:
+    """The error for a file of the CA directory that deploys/ca.py has not made yet."""
+    return PkiError(f"{path} does not exist\nHINT: make deploy INVENTORY=… DEPLOY=deploys/ca.py")
+
+
 def read_certificate(path: Path) -> x509.Certificate:
     """The certificate in a file. Raises PkiError."""
     try:

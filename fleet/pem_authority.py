@@ -16,7 +16,7 @@ from fleet.asking import ask, family_on
 from fleet.certificates import Leaf, issued_by
 from fleet.facts.authority import PemAuthority
 from fleet.hosts import Fleet
-from fleet.keystore import PkiError
+from fleet.keystore import PkiError, not_there
 from fleet.operations.commands import run_script
 from fleet.pki import authority_file
 from fleet.platforms import postgres
@@ -45,7 +45,7 @@ def trusted_clients(fleet: Fleet) -> str:
             continue
         path = authority_file(settings, "client")
         if not path.exists():
-            raise PkiError(f"{path} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
+            raise not_there(path)
         texts.append(path.read_text())
     return "".join(text if text.endswith("\n") else f"{text}\n" for text in texts)
 
@@ -142,8 +142,9 @@ def _found(fleet: Fleet) -> tuple[str, x509.Certificate]:
             return host.name, read(text, f"ca_certificate.crt of PEM on {host.name}")
         problems.append(
             f"ca_certificate.crt of PEM is not in the data directory on {host.name}"
-            "\nHINT: pyinfra INVENTORY deploys/pem_server.py; a PEM that was configured with"
-            ' --skip-db-certificate has no CA, client_authorities=("own",) is for it'
+            "\nHINT: make deploy INVENTORY=… DEPLOY=deploys/pem_server.py; a PEM that was"
+            " configured with --skip-db-certificate has no CA, and there"
+            ' client_authorities=("own",) belongs'
         )
     raise PkiError("\n".join(problems))
 

@@ -36,6 +36,7 @@ from fleet.keystore import (
     PkiError,
     check_revocations,
     make_directory,
+    not_there,
     read_certificate,
     read_key,
     write,
@@ -168,7 +169,7 @@ def issue(settings: CertificateAuthority, leaf: Leaf, now: datetime | None = Non
 def bundle_lines(path: Path) -> tuple[str, ...]:
     """The lines of an authority's certificate or revocation list. Raises PkiError if it is none."""
     if not path.exists():
-        raise PkiError(f"{path} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
+        raise not_there(path)
     if path.suffix == ".crl":
         check_revocations(path, read_certificate(path.with_suffix(".crt")), datetime.now(UTC))
     else:
@@ -182,7 +183,7 @@ def _authority(
     """An authority's certificate and key (None when its owner keeps it elsewhere), checked."""
     path = authority_file(settings, kind)
     if not path.exists():
-        raise PkiError(f"{path} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
+        raise not_there(path)
     certificate = read_certificate(path)
     constraints = extension(certificate, x509.BasicConstraints, None)
     if constraints is None or not constraints.ca:

@@ -84,7 +84,11 @@ def family_of(host: Host) -> Family:
     release = host.get_fact(LinuxDistribution)["release_meta"]
     os_id = release.get("ID")
     if os_id not in FAMILIES:
-        raise DeployError(f"{host.name} runs {os_id!r}; supported: {', '.join(FAMILIES)}")
+        raise DeployError(
+            f"{host.name} runs {os_id!r}; supported: {', '.join(FAMILIES)}"
+            f"\nHINT: take {host.name} out of the inventory; FAMILIES in fleet/platforms.py has"
+            " what is known of each"
+        )
     return FAMILIES[os_id]
 
 

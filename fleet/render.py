@@ -13,7 +13,7 @@ _environment = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
     # Configuration files, not HTML.
-    autoescape=False,  # noqa: S701
+    autoescape=False,  # noqa: S701  no HTML is made
 )
 
 

@@ -148,7 +148,9 @@ def _pyinfra(command: list[str], deploy: str, *, capture: bool = False) -> str:
 
 def _readable(deploy: str) -> None:
     if not (ROOT / deploy).is_file():
-        there = ", ".join(f"deploys/{name}.py" for name in DEPLOYS)
+        there = ", ".join(
+            sorted(f"deploys/{path.name}" for path in (ROOT / "deploys").glob("*.py"))
+        )
         raise RunError(f"deploy {deploy} does not exist\nHINT: there are {there}")
 
 

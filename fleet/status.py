@@ -22,21 +22,21 @@ from gevent import monkey  # isort: skip
 
 monkey.patch_all()  # isort: skip
 
-import argparse  # noqa: E402  after the patch
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-import logging  # noqa: E402
-import os  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from datetime import UTC, datetime  # noqa: E402
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+from datetime import UTC, datetime
 
-from pyinfra.api.exceptions import InventoryError  # noqa: E402
+from pyinfra.api.exceptions import InventoryError
 
-from fleet.inventory import fleet_of  # noqa: E402
-from fleet.look import look  # noqa: E402
-from fleet.table import text  # noqa: E402
-from fleet.verdict import problems  # noqa: E402
+from fleet.inventory import fleet_of
+from fleet.look import look
+from fleet.table import text
+from fleet.verdict import problems
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -53,13 +53,16 @@ ConsoleNetworks = Annotated[Networks, AfterValidator(_not_the_internet)]
 HostName = Annotated[str, Field(pattern=_HOST_NAME, max_length=253)]
 
 
-def _name_or_address(text: str) -> str:
+def _name_or_address(text: str, info: ValidationInfo) -> str:
     try:
         return str(ip_address(text))
     except ValueError:
         if re.fullmatch(_HOST_NAME, text):
             return text
-        raise ValueError(f"{text!r} is neither a host name nor an address") from None
+        raise ValueError(
+            f"{text!r} is neither a host name nor an address"
+            f'\nHINT: {info.field_name}="pem.example.com": letters, digits, "-" and "."'
+        ) from None
 
 
 NameOrAddress = Annotated[str, AfterValidator(_name_or_address)]

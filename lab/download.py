@@ -147,7 +147,7 @@ class Download(threading.Thread):
         if self.file.is_file():
             headers["If-Modified-Since"] = http_date(self.file.stat().st_mtime)
         # The scheme is http or https: the URL begins with one of apt's own repositories.
-        request = urllib.request.Request(self.url, headers=headers)  # noqa: S310
+        request = urllib.request.Request(self.url, headers=headers)  # noqa: S310  as above
         opener = self.downloads.opener
         with opener.open(request, timeout=MIRROR_TIMEOUT_SECONDS) as answer:
             self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,12 @@ from gevent import monkey  # isort: skip
 
 monkey.patch_all()  # isort: skip
 
-import pytest  # noqa: E402  after the patch
+import pytest
 
 pytest.register_assert_rewrite("tests.certificates", "tests.planning")
 
-from tests.planning import make_plan  # noqa: E402
-from tests.samples import sample_authority, sample_fleet  # noqa: E402
+from tests.planning import make_plan
+from tests.samples import sample_authority, sample_fleet
 
 
 def pytest_addoption(parser):

@@ -264,7 +264,7 @@ def test_a_bundle_waits_for_a_file_that_is_not_made_yet(settings, ending):
     path = authority_file(settings, "client", ending)
     assert refusal(bundle_lines, path) == (
         f"{path} does not exist",
-        "pyinfra INVENTORY deploys/ca.py",
+        "make deploy INVENTORY=… DEPLOY=deploys/ca.py",
     )
 
 
@@ -289,5 +289,5 @@ def test_a_file_that_is_no_certificate_is_refused(settings):
 def test_leaves_before_their_authority_are_refused(settings):
     assert refusal(issue, settings, CLIENT) == (
         f"{authority_file(settings, 'client')} does not exist",
-        "pyinfra INVENTORY deploys/ca.py",
+        "make deploy INVENTORY=… DEPLOY=deploys/ca.py",
     )

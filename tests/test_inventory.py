@@ -301,7 +301,7 @@ WRONG = [
     pytest.param(
         "hosts=(pem,)", 'hosts=(pem,), endpoint="pem_vip"', "server =",
         "PemServer(endpoint): 'pem_vip' is neither a host name nor an address",
-        "endpoint: the name or address that leads to the primary of several hosts",
+        'endpoint="pem.example.com": letters, digits, "-" and "."',
         id="an endpoint that no certificate could name",
     ),
     pytest.param(

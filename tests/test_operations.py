@@ -241,7 +241,7 @@ def test_a_file_that_differs_in_anything_is_written_whole(plan, states):
 def test_a_file_of_the_operator_that_is_not_made_yet_fails_the_host(plan, caplog, tmp_path):
     said = fails(put(plan, {}, content=tmp_path / "leaf.key"), caplog)
     assert f"{tmp_path}/leaf.key does not exist" in said
-    assert "HINT: pyinfra INVENTORY deploys/ca.py" in said
+    assert "HINT: make deploy INVENTORY=… DEPLOY=deploys/ca.py" in said
 
 
 def test_a_secret_file_is_in_no_command(plan):

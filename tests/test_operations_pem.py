@@ -133,7 +133,7 @@ def test_an_agent_that_pem_knows_by_name_keeps_its_id(plan, fleet):
 def test_no_agent_is_registered_while_pem_cannot_say_whether_it_is_known(plan, fleet, caplog):
     said = fails(register(plan, fleet, None, None), caplog)
     assert "PEM's database on pem.example.com does not answer" in said
-    assert "HINT: pyinfra INVENTORY deploys/pem_server.py" in said
+    assert "HINT: make deploy INVENTORY=… DEPLOY=deploys/pem_server.py" in said
 
 
 @pytest.mark.parametrize(

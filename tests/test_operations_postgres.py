@@ -306,7 +306,7 @@ def test_certificates_that_are_not_made_yet_fail_the_host(plan, caplog, tmp_path
     )
     said = fails(planned, caplog)
     assert f"{tmp_path}/client-ca.crt does not exist" in said
-    assert "HINT: pyinfra INVENTORY deploys/ca.py" in said
+    assert "HINT: make deploy INVENTORY=… DEPLOY=deploys/ca.py" in said
 
 
 def test_a_setting_that_waits_for_a_restart_is_written_once(plan):

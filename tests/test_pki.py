@@ -285,7 +285,7 @@ def test_a_disk_that_is_full_leaves_the_old_file_whole(settings):
     child = os.fork()
     if child == 0:
         import resource  # noqa: PLC0415  only for the child
-        import signal  # noqa: PLC0415
+        import signal  # noqa: PLC0415  as above
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))

@@ -96,8 +96,9 @@ def test_a_missing_deploy_is_a_failure_before_any_other_runs(run, inventory):
     code, said = run("deploy", inventory, "deploys/ca.py", "deploys/no.py")
     assert code == 1
     assert said == (
-        "deploy deploys/no.py does not exist\nHINT: there are deploys/ca.py,"
-        " deploys/pem_server.py, deploys/access.py, deploys/pgbouncer.py, deploys/agent.py\n"
+        "deploy deploys/no.py does not exist\nHINT: there are deploys/access.py, deploys/agent.py,"
+        " deploys/agent_rollback.py, deploys/ca.py, deploys/pem_server.py, deploys/pgbouncer.py,"
+        " deploys/pgbouncer_restart.py\n"
     )
 
 

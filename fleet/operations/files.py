@@ -13,7 +13,7 @@ from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.facts.files import FileState, FileStates, Inode
-from fleet.keystore import PkiError
+from fleet.keystore import PkiError, not_there
 from fleet.operations.commands import Script, fail, shell
 from fleet.render import script
 
@@ -113,7 +113,7 @@ def put(
         check = check() if callable(check) else check
         texts = {file.path: file.text() for file in files}
     except FileNotFoundError as missing:
-        yield fail(f"{missing.filename} does not exist\nHINT: pyinfra INVENTORY deploys/ca.py")
+        yield fail(str(not_there(missing.filename)))
         return
     except PkiError as error:
         yield fail(str(error))

@@ -90,7 +90,7 @@ def registered(
         # Without knowing its old id, it would get a second one.
         yield fail(
             f"PEM's database on {fleet.pem_server.connect_name} does not answer"
-            "\nHINT: pyinfra INVENTORY deploys/pem_server.py"
+            "\nHINT: make deploy INVENTORY=… DEPLOY=deploys/pem_server.py"
         )
         return
     wanted = promised or agent_id or known.agent_id
@@ -198,7 +198,10 @@ def agent_settings(values: dict[str, str]) -> Generator[PyinfraCommand, None, No
     """Set keys of agent.cfg; its order, comments and other keys stay."""
     config = agent_config()
     if config is None:
-        yield fail(f"{PEM_AGENT_CONFIG} is not there: the agent is not registered")
+        yield fail(
+            f"{PEM_AGENT_CONFIG} is not there: the agent is not registered"
+            "\nHINT: make deploy INVENTORY=… DEPLOY=deploys/agent.py"
+        )
         return
     try:
         changed = config.but(values)
@@ -228,13 +231,13 @@ for try in 1 2 3 4 5; do
 done
 case $code in
     0) why= ;;
-    1) why="agent.cfg has no valid id" ;;
-    2) why="it cannot connect" ;;
-    3) why="it is not active" ;;
-    *) why="exit code $code" ;;
+    1) why="agent.cfg has no valid id" hint="give it the agent_id of psql -d pem -c 'TABLE pem.agent'" ;;
+    2) why="it cannot connect" hint="tail /var/log/pem/worker.log, and the poolers' logs" ;;
+    3) why="it is not active" hint="psql -d pem -c 'SELECT id, active FROM pem.agent'" ;;
+    *) why="exit code $code" hint="tail /var/log/pem/worker.log" ;;
 esac
 if [ -n "$why" ]; then
-    printf '%s\\n' {shlex.quote(refusal)}": $why: $said" >&2
+    printf '%s\\nHINT: %s\\n' {shlex.quote(refusal)}": $why: $said" "$hint" >&2
     exit 1
 fi
 """

@@ -318,7 +318,10 @@ def _checked_block(
         )  # fmt: skip
         text = on_trial
     if text is None:
-        yield fail(f"{path}, the server's {setting}, cannot be read")
+        yield fail(
+            f"{path}, the server's {setting}, cannot be read"
+            f"\nHINT: ssh {host.name}, sudo ls -l {path}; SHOW {setting} tells where it should be"
+        )
         return
     try:
         new = with_block(without_lines(text, unwanted), lines, first=first)

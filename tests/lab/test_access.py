@@ -474,7 +474,7 @@ def test_poolers_are_refused_what_the_database_has_no_answer_for(lab: Lab, tmp_p
         run = pyinfra("deploy", "deploys/pgbouncer.py", inventory=inventory, limit="bouncer1")
         assert run.returncode != 0
         assert "the database does not answer for users of other databases" in run.stdout, run.stdout
-        assert "HINT: pyinfra INVENTORY deploys/access.py" in run.stdout
+        assert "HINT: make deploy INVENTORY=... DEPLOY=deploys/access.py" in run.stdout
     finally:
         lab.sql("ALTER FUNCTION pem_fleet.not_yet(text) RENAME TO get_user_auth")
     assert psql(lab, "shop_reader") == "shop_reader"
