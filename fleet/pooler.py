@@ -49,7 +49,6 @@ class Place:
     peers: tuple[Process, ...]
     peer_id: int
     trusted_clients_file: str = TRUSTED_CLIENTS_FILE
-    server_ca_file: str = SERVER_CA_FILE
 
 
 def configuration(fleet: Fleet, machine: Host, place: Pooler) -> tuple[File, ...]:
@@ -214,6 +213,7 @@ def _ini(fleet: Fleet, where: Place, auth_query: str) -> str:
         other_databases=fleet.access.pooled_databases if fleet.access is not None else (),
         users=fleet.access.pooled_users if fleet.access is not None else (),
         place=where,
+        server_ca_file=SERVER_CA_FILE,
         auth_query=auth_query,
         stats_user=fleet.pgbouncer.stats_user,
         extra=fleet.pgbouncer.extra,

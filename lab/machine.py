@@ -12,7 +12,6 @@ from pathlib import Path
 
 from lab.errors import LabError
 
-PACKAGES_FILE = Path(__file__).parent / "packages.txt"
 TOOLS = {  # program: its Debian package, one of packages.txt
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",

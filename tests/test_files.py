@@ -254,9 +254,9 @@ OTHERS = b"# theirs\r\n\xe9\n"
 
 
 @as_operation()
-def edit(path, old, new, check="", undo_check=""):
+def edit(path, old, new, undo_check=""):
     """The change that edits of others' files share, as a step of its own."""
-    yield from files.change(path, old, new, check=check, undo_check=undo_check)
+    yield from files.change(path, old, new, undo_check=undo_check)
 
 
 def block(plan, path, lines=("ours",)):
@@ -345,9 +345,3 @@ def test_a_file_that_its_reader_finds_right_stays(plan, theirs):
     planned = replace(plan, theirs, b"right", undo_check="true")
     assert run(planned) == ""
     assert theirs.read_bytes() == b"right"
-
-
-def test_a_candidate_that_is_refused_leaves_the_file_alone(plan, theirs):
-    planned = replace(plan, theirs, b"wrong", check="die 'no CRL'")
-    assert run(planned) == "no CRL\n"
-    assert folder(theirs.parent) == {theirs.name: OTHERS}

@@ -1,7 +1,8 @@
 """What each deploy would do to a host: its steps, and its files byte for byte.
 
 The expected texts are in tests/rendered/SYSTEM/DEPLOY/: `steps.txt`, and each file at the path it
-has on the host. After a change that is meant, write them anew and review them as any other change:
+has on the host; one that is a file of files/ byte for byte is told as `= files/NAME`. After a
+change that is meant, write them anew and review them as any other change:
 
     .venv/bin/python -m pytest tests/test_rendered.py --write-rendered; git diff tests/rendered
 """
@@ -32,6 +33,10 @@ from tests.samples import (
 )
 
 RENDERED = ROOT / "tests" / "rendered"
+# What is in files/ is reviewed there.
+VERBATIM = {
+    path.read_bytes(): f"= files/{path.name}\n".encode() for path in (ROOT / "files").iterdir()
+}
 SYSTEMS = {"debian-13": DEBIAN_13, "rocky-9": ROCKY_9}
 
 # PEM itself is installed on the Debian family only; elsewhere it is there before.
@@ -175,7 +180,7 @@ def test_a_host_gets_exactly_the_reviewed_steps_and_files(rendered, request):
 def reviewable(planned):
     """Every file that would be written, but those of deploys/ca.py."""
     return {
-        path.lstrip("/"): file.content
+        path.lstrip("/"): VERBATIM.get(file.content, file.content)
         for path, file in planned.files.items()
         if not is_certificate(path)
     }

@@ -143,14 +143,14 @@ def put(
 
 
 def change(
-    path: str, old: bytes, new: bytes, check: str = "", undo_check: str = ""
+    path: str, old: bytes, new: bytes, undo_check: str = ""
 ) -> Generator[PyinfraCommand, None, None]:
     """The commands that turn one content of a file into another, nothing when they are equal.
 
     Owner and mode stay. The first time, the file is kept as it was, ending in `.before-pem-fleet`.
     A file that was changed by somebody else since it was read is not touched.
-    check: shell that may refuse the candidate. undo_check: shell that looks at the replaced file
-    and prints what is wrong with it; when it prints something, the old file comes back.
+    undo_check: shell that looks at the replaced file and prints what is wrong with it; when it
+    prints something, the old file comes back.
     """
     if old == new:
         host.noop(f"{path}: up to date")
@@ -162,7 +162,6 @@ def change(
         _call("begin", path),
         f"echo '{_sha256(old)}  {path}' | sha256sum -c --quiet --status || die {changed}",
         _call("likeness", path, _encoded(new)),
-        *_checked(check),
         f"[ -e {kept} ] || copy {file} {kept} -L",
         f"copy {file} {undo} -L",
         "commit",
