@@ -1,29 +1,26 @@
 """What an inventory may say: one class per role, defaults included.
 
 An inventory makes its hosts, gives them to roles, gives the roles to one `Fleet`, and takes the
-groups that pyinfra works on from it (see inventories/example.py).
+groups that pyinfra works on from it (see inventories/example.py). All of it is imported from here;
+Host is written in fleet/machines.py, CertificateAuthority in fleet/certificate_authority.py.
 """
 
 import re
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from fleet.certificate_authority import CertificateAuthority
 from fleet.checks import note_problems
-from fleet.databases import Access, twice
-from fleet.keystore import key_problems
+from fleet.databases import Access
+from fleet.machines import Host, Hosts, sources
 from fleet.mistakes import raise_noted
 from fleet.roles import Role
 from fleet.values import (
     PEM_ROLES,
-    Address,
     ConsoleNetworks,
     Count,
-    Days,
-    HostName,
     NameOrAddress,
     Network,
     Networks,
@@ -36,128 +33,21 @@ from fleet.values import (
     Vendor,
 )
 
+__all__ = [
+    "Agent",
+    "CertificateAuthority",
+    "Fleet",
+    "Host",
+    "PemInstallation",
+    "PemServer",
+    "PgBouncer",
+    "sources",
+]
+
 Group = tuple[list[tuple[str, dict[str, object]]], dict[str, object]]
 GroupName = Literal["pem_server", "pgbouncer", "agent"]
 # The groups of hosts that pyinfra works on, in the order of the deploys.
 GROUPS: tuple[GroupName, ...] = get_args(GroupName)
-
-
-class Host(Role):
-    """A machine: its name in the inventory and in DNS, its address, and how to log in."""
-
-    name: HostName = Field(description="a name that the fleet's hosts can resolve")
-    address: Address = Field(description="the address that the other hosts see")
-    names: tuple[HostName, ...] = Field((), description="further names for its certificates")
-    ssh: dict[str, Any] = Field(
-        default={}, repr=False, exclude=True, description="what fleet.ssh.ssh() returns"
-    )
-
-    @property
-    def ip(self) -> IPv4Address | IPv6Address:
-        """The address as an object."""
-        return ip_address(self.address)
-
-    @property
-    def all_names(self) -> tuple[str, ...]:
-        """Every DNS name of the host, its inventory name first."""
-        return tuple(dict.fromkeys((self.name, *self.names)))
-
-
-def _each_once(hosts: tuple[Host, ...]) -> tuple[Host, ...]:
-    names = twice(host.name for host in hosts)
-    if names:
-        raise ValueError(f"{', '.join(names)} is there twice\nHINT: name each host once in a role")
-    return hosts
-
-
-Hosts = Annotated[
-    tuple[Host, ...],
-    Field(min_length=1, description="a tuple of Host(…)"),
-    AfterValidator(_each_once),
-]
-
-
-ClientAuthority = Literal["own", "pem"]
-
-
-def _each_authority_once(names: tuple[ClientAuthority, ...]) -> tuple[ClientAuthority, ...]:
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"{', '.join(names)} names an authority twice"
-            '\nHINT: ("own",), ("own", "pem"), ("pem", "own") or ("pem",)'
-        )
-    return names
-
-
-class CertificateAuthority(Role):
-    """The two certificate authorities, one for servers and one for clients.
-
-    They live in a directory on the operator's machine. An authority found there
-    (`server-ca.crt` and `server-ca.key`, `client-ca.crt` and `client-ca.key`) is used, one that is
-    missing is made. PEM's own CA, in its database's data directory, may be the one for clients;
-    docs/authorities.md tells how a fleet moves from one to the other.
-    """
-
-    directory: str = Field(description="where the keys live, outside of any git checkout")
-    organization: str = Field("pem-fleet", min_length=1, description="O= of every subject")
-    key_type: Literal["p256", "rsa3072"] = Field("p256", description='"p256" or "rsa3072"')
-    authority_days: Days = Field(3650, description="lifetime of a CA made here")
-    leaf_days: Days = Field(90, description="lifetime of each host's and user's certificate")
-    client_authorities: Annotated[
-        tuple[ClientAuthority, ...], Field(min_length=1), AfterValidator(_each_authority_once)
-    ] = Field(
-        ("own",),
-        description='"own", "pem" (PEM\'s CA) or both: all are trusted, the first one issues',
-    )
-
-    @property
-    def path(self) -> Path:
-        """The directory, `~` resolved."""
-        return Path(self.directory).expanduser()
-
-    @property
-    def client_issuer(self) -> ClientAuthority:
-        """The authority that issues the poolers' and the agents' client certificates."""
-        return self.client_authorities[0]
-
-    @property
-    def renew_days(self) -> int:
-        """A leaf with no more than this many days left is renewed: a third of its lifetime."""
-        return self.leaf_days // 3
-
-    @model_validator(mode="after")
-    def _outside_git(self) -> Self:
-        for folder in (self.path, *self.path.parents):
-            if (folder / ".git").exists():
-                raise ValueError(
-                    f"directory {self.path} lies in the git checkout {folder}, and private keys do"
-                    f' not belong there\nHINT: directory="~/.pem-fleet/{self.path.name}"'
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _keys_are_the_operators(self) -> Self:
-        problems = key_problems(self.path)
-        if problems:
-            raise ValueError(
-                "; ".join(problems)
-                + f"\nHINT: chown -R $USER {self.path} && chmod -R go= {self.path}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _leaf_outlives_its_renewal(self) -> Self:
-        if self.renew_days < 1:
-            raise ValueError(
-                f"leaf_days ({self.leaf_days}) leaves no day to renew in"
-                "\nHINT: leaf_days=90, and run deploys/ca.py at least once a month"
-            )
-        if self.leaf_days > self.authority_days:
-            raise ValueError(
-                f"leaf_days ({self.leaf_days}) is above authority_days ({self.authority_days})"
-                "\nHINT: a certificate is worth nothing once its CA has expired; lower leaf_days"
-            )
-        return self
 
 
 class PemInstallation(Role):
@@ -401,14 +291,3 @@ class Fleet(Role):
         for role in GROUPS:
             for host in getattr(self, role).hosts:
                 yield role, host
-
-
-def sources(clients: Hosts, servers: Hosts) -> tuple[str, ...]:
-    """The networks that clients come from: each one's address, and loopback on a shared host.
-
-    A name of its own may lead a host to 127.0.1.1, so that it comes to itself from loopback.
-    """
-    networks = [f"{host.address}/{host.ip.max_prefixlen}" for host in clients]
-    if {host.name for host in clients} & {host.name for host in servers}:
-        networks += ["127.0.0.1/32", "::1/128"]
-    return tuple(networks)
