@@ -118,7 +118,7 @@ def test_a_pem_without_a_ca_is_told_with_a_way_out(plan, fleet, caplog):
     )
     said = fails(planned, caplog)
     assert "ca_certificate.crt of PEM is not in the data directory on pem.example.com" in said
-    assert 'client_authorities=("own",) is for it' in said
+    assert 'client_authorities=("own",) belongs' in said
 
 
 @pytest.mark.parametrize("setting", ["ssl_ca_file", "ssl_crl_file"])

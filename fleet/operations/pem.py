@@ -231,7 +231,7 @@ for try in 1 2 3 4 5; do
 done
 case $code in
     0) why= ;;
-    1) why="agent.cfg has no valid id" hint="give it the agent_id of psql -d pem -c 'TABLE pem.agent'" ;;
+    1) why="agent.cfg has no valid id" hint="psql -d pem -c 'TABLE pem.agent'" ;;
     2) why="it cannot connect" hint="tail /var/log/pem/worker.log, and the poolers' logs" ;;
     3) why="it is not active" hint="psql -d pem -c 'SELECT id, active FROM pem.agent'" ;;
     *) why="exit code $code" hint="tail /var/log/pem/worker.log" ;;
