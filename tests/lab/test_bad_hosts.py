@@ -4,18 +4,27 @@ Faults are made with the hosts' own means (mount, systemd-run, apt), the finding
 sha256sum and systemctl.
 """
 
-import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.lab.conftest import Lab, pyinfra, within
+from tests.lab.conftest import Lab, within
+from tests.lab.faults import (
+    CUT,
+    deploy,
+    full,
+    in_effect,
+    leftovers,
+    reachable,
+    read_only,
+    refused,
+    when,
+)
 
 pytestmark = pytest.mark.lab
 
 HOST = "bouncer2"
-DEPLOY = "deploys/pgbouncer.py"
+DEPLOY = "pgbouncer.py"
 FOLDER = "/etc/pgbouncer"
 INI = f"{FOLDER}/pgbouncer.ini"
 DROP_IN = "/etc/systemd/system/pgbouncer.service.d/pem-fleet.conf"
@@ -36,19 +45,18 @@ ANCHORS = ("/etc/pem-fleet/client-ca.crt", "/etc/pem-fleet/server-ca.crt")
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(lab: Lab) -> Iterator[None]:
-    """Every test begins with a file to write on the host, and ends with everything in order."""
+def healthy(lab: Lab) -> Iterator[str]:
+    """Every test begins with a file to write on the host, and ends with everything in order.
+
+    What the pooler's files were before.
+    """
+    healthy = found(lab)[0]
     lab.run(HOST, f"echo '{BY_HAND}' >> {INI}")
-    yield
-    deploy("pgbouncer.py", HOST)
+    yield healthy
+    deploy(DEPLOY, HOST)
     assert BY_HAND not in lab.run(HOST, f"cat {INI}")
     assert leftovers(lab, HOST) == ""
     assert lab.serves(HOST)
-
-
-def deploy(name: str, host: str) -> None:
-    run = pyinfra("deploy", f"deploys/{name}", limit=host)
-    assert run.returncode == 0, run.stdout
 
 
 def found(lab: Lab) -> tuple[str, str]:
@@ -59,43 +67,9 @@ def found(lab: Lab) -> tuple[str, str]:
     )
 
 
-def leftovers(lab: Lab, host: str) -> str:
-    return lab.run(
-        host, "find /etc /tmp /run -name '*.pem-fleet-*' -o -name 'pem-fleet-spare*' 2>/dev/null"
-    )
-
-
-def refused(host: str = HOST, deploy: str = DEPLOY) -> str:
-    """What a deploy says that fails, as a failed deploy should."""
-    run = pyinfra("deploy", deploy, limit=host)
-    assert run.returncode == 1, run.stdout
-    assert "Traceback" not in run.stdout, run.stdout
-    assert f"[{host}]" in run.stdout, run.stdout
-    return run.stdout
-
-
-@contextmanager
-def in_effect(lab: Lab, host: str, begin: str, end: str) -> Iterator[None]:
-    """A state that shell makes on a host, for the time of the block."""
-    lab.run(host, begin)
-    try:
-        yield
-    finally:
-        lab.run(host, end)
-
-
-READ_ONLY = f"mount --bind {FOLDER} {FOLDER} && mount -o remount,bind,ro {FOLDER}"
-# A disk with the same files on it, and not a byte more.
-FULL = (
-    f"mount -t tmpfs -o size=64k,mode=755 tmpfs /mnt && cp -a {FOLDER}/. /mnt"
-    f" && (cat /dev/zero > /mnt/filling 2>/dev/null; true)"
-    f" && mount --bind /mnt {FOLDER} && umount /mnt"
-)
-
-
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(READ_ONLY, "Read-only file system"), (FULL, "No space left on device")],
+    [(read_only(FOLDER), "Read-only file system"), (full(FOLDER), "No space left on device")],
     ids=["read-only", "full"],
 )
 def test_a_disk_that_takes_nothing_more_keeps_the_old_files(
@@ -103,7 +77,7 @@ def test_a_disk_that_takes_nothing_more_keeps_the_old_files(
 ) -> None:
     with in_effect(lab, HOST, fault, f"umount {FOLDER}"):
         before = found(lab)
-        said = refused()
+        said = refused(DEPLOY, HOST)
         assert f"{FOLDER}/tls/server.crt cannot be written: " in said
         assert reason in said
         assert f"HINT: findmnt -T {FOLDER}" in said
@@ -114,7 +88,7 @@ def test_a_disk_that_takes_nothing_more_keeps_the_old_files(
 def test_a_full_tmp_keeps_nobody_from_proving_a_configuration(lab: Lab) -> None:
     full = "mount -t tmpfs -o size=4k tmpfs /tmp && (cat /dev/zero > /tmp/filling; true)"
     with in_effect(lab, HOST, full, "umount /tmp"):
-        deploy("pgbouncer.py", HOST)
+        deploy(DEPLOY, HOST)
         assert BY_HAND not in lab.run(HOST, f"cat {INI}")
 
 
@@ -122,7 +96,7 @@ def test_one_file_that_cannot_be_replaced_keeps_all_old_ones(lab: Lab) -> None:
     lab.run(HOST, f"echo '# by hand' >> {FOLDER}/hba.conf")
     with in_effect(lab, HOST, f"mount --bind {INI} {INI}", f"umount {INI}"):
         before = found(lab)
-        said = refused()
+        said = refused(DEPLOY, HOST)
         assert f"{INI} cannot be replaced: " in said
         assert "busy; all files are as they were" in said
         assert found(lab) == before
@@ -132,7 +106,7 @@ def test_a_directory_in_the_way_of_a_file_is_told_and_stays(lab: Lab) -> None:
     begin = f"mv {INI} {INI}.away && mkdir {INI} && touch {INI}/theirs"
     with in_effect(lab, HOST, begin, f"rm -r {INI} && mv {INI}.away {INI}"):
         before = found(lab)
-        said = refused()
+        said = refused(DEPLOY, HOST)
         assert f"{INI} is a directory, a file belongs there; nothing was changed" in said
         assert f"HINT: mv {INI} {INI}.away, then run again" in said
         assert found(lab) == before
@@ -142,7 +116,7 @@ def test_a_file_in_the_way_of_a_directory_is_told_and_stays(lab: Lab) -> None:
     folder = "/etc/pem-fleet"
     begin = f"mv {folder} {folder}.away && echo theirs > {folder}"
     with in_effect(lab, "agent3", begin, f"rm {folder} && mv {folder}.away {folder}"):
-        said = refused("agent3", "deploys/ca.py")
+        said = refused("ca.py", "agent3")
         assert f"{folder} is a regular file, a directory belongs there; it was not changed" in said
         assert lab.run("agent3", f"cat {folder}") == "theirs"
     deploy("ca.py", "agent3")
@@ -152,7 +126,7 @@ def test_a_link_in_the_way_of_a_file_is_kept_as_a_link(lab: Lab) -> None:
     lab.run(HOST, f"mv {INI} /srv/theirs.ini && ln -s /srv/theirs.ini {INI}")
     before = lab.run(HOST, "sha256sum /srv/theirs.ini")
     try:
-        deploy("pgbouncer.py", HOST)
+        deploy(DEPLOY, HOST)
         assert lab.run(HOST, f"stat -c %F {INI}") == "regular file"
         assert lab.run(HOST, f"readlink {INI}.before-pem-fleet") == "/srv/theirs.ini"
         assert lab.run(HOST, "sha256sum /srv/theirs.ini") == before
@@ -184,46 +158,25 @@ def test_a_foreign_file_in_the_place_of_each_of_ours_is_kept_beside_it(
         lab.run(host, f"rm -f {' '.join(f'{path}.before-pem-fleet' for path in paths)}")
 
 
-@contextmanager
-def when(lab: Lab, condition: str, do: str) -> Iterator[None]:
-    """Have a host do something at the moment when something is so on it."""
-    script = f"until {condition}; do sleep 0.005; done; {do}"
-    lab.run(HOST, f"systemd-run -q --collect --unit=fault sh -c {shlex.quote(script)}")
-    try:
-        yield
-    finally:
-        within(60, "the host is in reach", lambda: reachable(lab))
-        lab.run(HOST, "systemctl stop fault 2>/dev/null; true")
-
-
-def reachable(lab: Lab) -> bool:
-    try:
-        return lab.on(HOST).run("true").rc == 0
-    except RuntimeError:  # ssh itself failed
-        return False
-
-
-# The sessions of the operator's user, each by its process id.
-CUT = 'for p in $(pgrep -u admin sshd-session); do kill -9 "$p"; done'
-
-
-def test_ssh_that_is_lost_while_a_configuration_is_proven_leaves_it_whole(lab: Lab) -> None:
-    old = found(lab)[0]
-    with when(lab, f"[ -e {INI}.pem-fleet-new ]", CUT):
-        said = refused()
+def test_ssh_that_is_lost_while_a_configuration_is_proven_leaves_it_whole(
+    lab: Lab, healthy: str
+) -> None:
+    edited = found(lab)[0]
+    assert edited != healthy
+    with when(lab, HOST, f"[ -e {INI}.pem-fleet-new ]", CUT):
+        said = refused(DEPLOY, HOST)
     assert "the connection was lost" in said, said
     # The script goes on to its end without anybody who listens.
     within(30, "nothing is left of the proof", lambda: leftovers(lab, HOST) == "")
-    files = lab.run(HOST, f"cat {INI}")
-    assert found(lab)[0] == old or BY_HAND not in files
+    assert found(lab)[0] in (edited, healthy)
 
 
 def test_ssh_that_is_lost_while_packages_are_installed_is_healed(lab: Lab) -> None:
     lab.run(HOST, "dpkg -r postgresql-client >/dev/null 2>&1")
-    with when(lab, "pgrep -x dpkg", CUT):
-        said = refused()
+    with when(lab, HOST, "pgrep -x dpkg", CUT):
+        said = refused(DEPLOY, HOST)
     assert "the connection was lost" in said, said
-    deploy("pgbouncer.py", HOST)
+    deploy(DEPLOY, HOST)
     assert lab.run(HOST, "dpkg --audit") == ""
 
 
@@ -234,7 +187,7 @@ def test_a_package_source_that_does_not_answer_is_told(lab: Lab) -> None:
     begin = f"apt-get clean && echo '{nobody}' > {file}"
     with in_effect(lab, HOST, begin, f"rm {file}"):
         before = found(lab)
-        said = refused()
+        said = refused(DEPLOY, HOST)
         assert "postgresql-client" in said
         assert "127.0.0.1:9" in said
         assert "Connection refused" in said
@@ -245,7 +198,7 @@ def test_a_pooler_that_is_cut_from_the_database_keeps_what_it_runs(lab: Lab) -> 
     lab.command("cut", HOST)
     try:
         before = found(lab)
-        said = refused()
+        said = refused(DEPLOY, HOST)
         assert (
             "refused, the running configuration stays: the database does not do its part" in said
         ), said
@@ -262,14 +215,14 @@ def test_a_user_who_may_not_use_sudo_is_told(lab: Lab) -> None:
         f"mv /etc/sudoers.d {away} && systemd-run -q --collect sh -c"
         f" 'sleep 8; mv {away} /etc/sudoers.d'",
     )
-    said = refused()
+    said = refused(DEPLOY, HOST)
     assert "sudo wants a password and there is no terminal to ask on" in said
     assert "HINT: on the host: " in said
-    within(30, "sudo is allowed again", lambda: reachable(lab))
+    within(30, "sudo is allowed again", lambda: reachable(lab, HOST))
 
 
 def test_a_host_whose_network_falls_silent_is_given_up(lab: Lab) -> None:
-    silent = "ip link set host0 down; sleep 40; ip link set host0 up"
-    with when(lab, f"[ -e {INI}.pem-fleet-new ]", silent):
-        said = refused()
+    silent = "ip link set host0 down; sleep 36; ip link set host0 up"
+    with when(lab, HOST, f"[ -e {INI}.pem-fleet-new ]", silent):
+        said = refused(DEPLOY, HOST)
     assert "the connection was lost" in said, said
