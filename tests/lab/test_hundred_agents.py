@@ -34,11 +34,29 @@ def many(lab: Lab) -> Iterator[Fleet]:
             file(fleet.certificate_authority, agent_leaf(fleet, host)).unlink(missing_ok=True)
 
 
+def turned_away(lab: Lab) -> int:
+    """How often the agents' sshd said that it drops connections, by its journals."""
+    said = "journalctl -q --no-pager -o cat -u ssh | grep -c 'MaxStartups' || true"
+    return sum(int(lab.run(host.name, said)) for host in lab.fleet.agent.hosts)
+
+
+@pytest.mark.usefixtures("many")
+def test_a_hundred_logins_without_retries_lose_some(lab: Lab) -> None:
+    before = turned_away(lab)
+    # pyinfra's own option: over what the inventory says of each host.
+    once = raw_pyinfra(
+        "exec", "-y", "--data", "ssh_connect_retries=0", "--", "true", inventory=INVENTORY
+    )
+    assert once.returncode == 1, once.stdout
+    assert turned_away(lab) > before
+
+
 def test_a_hundred_agents_are_deployed_at_once_and_none_is_lost(lab: Lab, many: Fleet) -> None:
     real = [host.name for host in lab.fleet.agent.hosts]
     for name in real:
         assert "maxstartups 10:30:100" in lab.run(name, "sshd -T")
         lab.run(name, f"rm {' '.join(ANCHORS.values())}")
+    before = turned_away(lab)
 
     run = subprocess.run(
         [PYINFRA, INVENTORY, "deploys/ca.py", "-y", "--json"],
@@ -51,6 +69,7 @@ def test_a_hundred_agents_are_deployed_at_once_and_none_is_lost(lab: Lab, many: 
 
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
+    assert turned_away(lab) > before, "sshd let everybody in: this run proved nothing"
     once, *steps = json.loads(run.stdout)["results"]["operations"]
     assert len(once["success"] + once["no_change"]) == 1
     everywhere = {host.name for host in many.machines()}
