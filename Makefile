@@ -6,6 +6,7 @@ DEPLOY      ?=
 LIMIT       ?=
 OPTIONS     ?=
 HOST        ?=
+ONLY        ?=
 BIN         := .venv/bin
 RUN          = $(BIN)/python -m fleet.run
 LAB          = $(BIN)/python -m lab
@@ -56,8 +57,8 @@ verify: setup  ## Look at every host, pooler, agent and certificate of a deploye
 	@$(need_inventory)
 	@$(BIN)/pytest -q tests/verify --inventory=$(INVENTORY)
 
-bench-deploy: setup-lab .venv/bench/installed  ## Time lab-up (cached), a second run, and 100 agents beside ansible-core
-	@$(BIN)/python -m tests.bench_deploy
+bench-deploy: setup-lab .venv/bench/installed  ## Time lab-up (cached), a second run, 100 agents beside ansible-core: [ONLY=lab|hundred]
+	@ONLY=$(ONLY) $(BIN)/python -m tests.bench_deploy
 
 .venv/bench/installed: .venv/installed
 	@$(PYTHON) -m venv .venv/bench

@@ -4,6 +4,8 @@ Run by `make bench-deploy`. It takes the lab down and up again, from the cached 
 With COLD=1 it also throws the image and the packages away first: a first `make lab-up`, less the
 Python environment and the machine's packages. At the end a hundred agents, beside ansible-core
 (tests/bench/hundred.py).
+
+ONLY=lab leaves the hundred agents out. ONLY=hundred measures nothing else, in the lab as it is.
 """
 
 import json
@@ -24,6 +26,7 @@ INVENTORY = "inventories/lab.py"
 
 def timed(*arguments: str) -> float:
     """Seconds that a `python -m …` took; the benchmark ends when it fails."""
+    print(f"... {' '.join(arguments)}", file=sys.stderr, flush=True)
     started = time.monotonic()
     done = subprocess.run(
         [PYTHON, "-m", *arguments],
@@ -36,7 +39,9 @@ def timed(*arguments: str) -> float:
     )
     if done.returncode:
         sys.exit(f"{done.stdout}\n{' '.join(arguments)} failed")
-    return time.monotonic() - started
+    seconds = time.monotonic() - started
+    print(f"...     {seconds:.1f} s", file=sys.stderr, flush=True)
+    return seconds
 
 
 def up() -> tuple[float, float, float]:
@@ -50,6 +55,23 @@ def up() -> tuple[float, float, float]:
 
 def main() -> None:
     """Measure and print."""
+    only = os.environ.get("ONLY", "")
+    if only not in ("", "lab", "hundred"):
+        sys.exit(f"ONLY is {only}, it can be lab or hundred\nHINT: make bench-deploy ONLY=hundred")
+    table: list[tuple[str, float, str]] = []
+    if only == "hundred":
+        # A lab that is up stays as it is.
+        timed("lab", "up")
+    else:
+        table += the_lab()
+    if only != "lab":
+        table += hundred.measure()
+    for name, seconds, remark in table:
+        print(f"{name:45} {seconds:6.1f} s   {remark}")
+
+
+def the_lab() -> list[tuple[str, float, str]]:
+    """Rows of seconds and remarks: from nothing to a fleet, and a second run."""
     rows: list[tuple[str, float]] = []
     timed("lab", "down")
     if os.environ.get("COLD") == "1":
@@ -67,11 +89,7 @@ def main() -> None:
         ("  table", table),
         ("second run of all deploys, 0 changes", second),
     ]
-    table = [
-        (name, seconds, f"{seconds / second:.1f} x the second run") for name, seconds in rows
-    ] + hundred.measure()
-    for name, seconds, remark in table:
-        print(f"{name:45} {seconds:6.1f} s   {remark}")
+    return [(name, seconds, f"{seconds / second:.1f} x the second run") for name, seconds in rows]
 
 
 def _ls() -> str:

@@ -2,7 +2,7 @@
 
 The lab's three agent hosts under a hundred names (tests/lab/hundred_agents.py), sshd as it comes.
 Each tool in its own idiom: our `put` takes several files, Ansible's `copy` one. Ansible with
-pipelining, ControlPersist (a connection for each name) and 50 forks.
+pipelining, ControlPersist (a connection for each name) and as many forks as two cores bear.
 """
 
 import json
@@ -23,37 +23,55 @@ PLAYBOOK = str(ROOT / ".venv/bench/bin/ansible-playbook")
 WIDE = "/etc/ssh/sshd_config.d/bench.conf"
 
 
-def measure(count: int = 100) -> list[tuple[str, float, str]]:
-    """Rows of seconds and remarks, for the first `count` agents. Leaves the hosts as they were."""
+def measure(count: int = 100, *, beside_ansible: bool = True) -> list[tuple[str, float, str]]:
+    """Rows of seconds and remarks, for the first `count` agents. Leaves the hosts as they were.
+
+    Says what is set and what is going on while it measures.
+    """
     agents = fleet_of(INVENTORY).agent.hosts[:count]
     limits = [word for host in agents for word in ("--limit", host.name)]
     run = [str(ROOT / ".venv/bin/pyinfra"), INVENTORY, "-y", *limits]
     real = list({str(host.ssh["ssh_hostname"]): host for host in agents}.values())
+    _say(
+        f"{count} agents are names of {len(real)} hosts, pyinfra with all of them at once"
+        + (f", ansible-core with {FORKS} forks" if beside_ansible else "")
+        + f"; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    rows: list[tuple[str, float, str]] = []
     try:
         with tempfile.TemporaryDirectory() as name:
-            ansible = _ansible(Path(name), agents)
-            pyinfra = [run[0], INVENTORY, "tests/bench/deploy.py", *run[2:]]
-            first = [_seconds(pyinfra), _seconds(ansible)]
-            second = [_seconds(pyinfra), _seconds(ansible)]
-        _same_content(real)
-        login = [_seconds([*run, "exec", "--", "true"])]
+            for which in ("first", "second"):
+                what = f"{count} agents, {which} run"
+                ours = _seconds(what, [run[0], INVENTORY, "tests/bench/deploy.py", *run[2:]])
+                rows.append((what, ours, ""))
+                if beside_ansible:
+                    theirs = _seconds(f"{what}, ansible-core", _ansible(Path(name), agents))
+                    rows.append(
+                        ("  the same by ansible-core", theirs, f"{theirs / ours:.1f} x ours")
+                    )
+        if beside_ansible:
+            _same_content(real)
+        what = f"{count} logins, sshd's own MaxStartups 10:30:100"
+        limited = _seconds(what, [*run, "exec", "--", "true"])
         for host in real:
             _on(host, f"echo MaxStartups 1000 > {WIDE}; systemctl reload ssh")
-        login.append(_seconds([*run, "exec", "--", "true"]))
+        free = _seconds("  with MaxStartups 1000", [*run, "exec", "--", "true"])
+        rows.append((what, limited, ""))
+        remark = f"the limit costs {limited - free:.1f} s"
+        rows.append(("  with MaxStartups 1000", free, remark))
     finally:
         for host in real:
             _on(host, f"rm -rf {root_of('', '').rstrip('/')} {WIDE}; systemctl reload ssh")
-    return [
-        (f"{count} agents, first run", first[0], ""),
-        ("  the same by ansible-core", first[1], f"{first[1] / first[0]:.1f} x ours"),
-        (f"{count} agents, second run", second[0], ""),
-        ("  the same by ansible-core", second[1], f"{second[1] / second[0]:.1f} x ours"),
-        (f"{count} logins, sshd's own MaxStartups 10:30:100", login[0], ""),
-        ("  with MaxStartups 1000", login[1], f"the limit costs {login[0] - login[1]:.1f} s"),
-    ]
+    return rows
 
 
-def _seconds(command: list[str]) -> float:
+def _say(text: str) -> None:
+    print(f"... {text}", file=sys.stderr, flush=True)
+
+
+def _seconds(what: str, command: list[str]) -> float:
+    """How long a command took, said before and after; the benchmark ends when it fails."""
+    _say(what)
     started = time.monotonic()
     done = subprocess.run(
         command,
@@ -67,11 +85,14 @@ def _seconds(command: list[str]) -> float:
     )
     if done.returncode:
         sys.exit(f"{done.stdout[-5000:]}\n{' '.join(command)} failed")
-    return time.monotonic() - started
+    seconds = time.monotonic() - started
+    _say(f"    {seconds:.1f} s")
+    return seconds
 
 
+FORKS = 20
 ANSIBLE = {
-    "ANSIBLE_FORKS": "50",
+    "ANSIBLE_FORKS": str(FORKS),
     "ANSIBLE_PIPELINING": "1",
     "ANSIBLE_GATHERING": "explicit",
     "ANSIBLE_SSH_RETRIES": "10",
