@@ -17,7 +17,8 @@ def _with_many_agents(lab: Fleet) -> Fleet:
         )
         for number in range(1, 101)
     )
-    return lab.but(agent=lab.agent.but(hosts=aliases))
+    poolers = lab.pgbouncer.but(agent_networks=(*lab.pgbouncer.agent_networks, "198.51.100.0/24"))
+    return lab.but(pgbouncer=poolers, agent=lab.agent.but(hosts=aliases, via=poolers))
 
 
 fleet = _with_many_agents(fleet_of("inventories/lab.py"))

@@ -222,7 +222,7 @@ def test_a_user_who_may_not_use_sudo_is_told(lab: Lab) -> None:
 
 
 def test_a_host_whose_network_falls_silent_is_given_up(lab: Lab) -> None:
-    silent = "ip link set host0 down; sleep 36; ip link set host0 up"
+    silent = "ip link set host0 down; sleep 40; ip link set host0 up"
     with when(lab, HOST, f"[ -e {INI}.pem-fleet-new ]", silent):
         said = refused(DEPLOY, HOST)
     assert "the connection was lost" in said, said
