@@ -260,5 +260,7 @@ def _certificate_on_host(place: Pooler) -> str:
     certificate, key = pool_pair(place)
     new = (certificate + ISSUED, key + ISSUED)
     held = host.get_fact(KeyPairs, pairs=((certificate, key), new))
-    found = held.get(new[0]) or held.get(certificate)
+    waits = held.get(new[0])
+    # A certificate whose key does not wait beside it takes nobody's place.
+    found = waits if waits and waits["key_matches"] else held.get(certificate)
     return found["certificate"].strip() if found else ""

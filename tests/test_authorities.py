@@ -205,11 +205,17 @@ def test_a_pooler_that_was_only_installed_yet_needs_no_certificate(plan, fleet, 
 # The pooler's certificate: what waits, what is good.
 
 
-def wait(plan, fleet, pem, held):
+def wait(plan, fleet, pem, held, lone_key=False, answers=True):
+    there = [path for path in (CERTIFICATE + ISSUED, KEY + ISSUED) if path in held or lone_key]
+    facts = {
+        PemAuthority: ca_text(pem) if answers else None,
+        KeyPairs: held,
+        FileStates: {path: state() for path in there},
+    }
     return plan(
         pem_authority.waiting,
         "bouncer1",
-        DEBIAN_13 | {PemAuthority: ca_text(pem), KeyPairs: held},
+        DEBIAN_13 | facts,
         fleet=with_authorities(fleet, "pem"),
         leaf=POOL,
         certificate=CERTIFICATE,
@@ -231,6 +237,18 @@ def test_what_still_waits_beside_a_good_one_is_removed(plan, fleet, pem):
     held = {CERTIFICATE: pair(pem), CERTIFICATE + ISSUED: pair(pem)}
     planned = wait(plan, fleet, pem, held)
     assert planned.shell == [f"rm -f {CERTIFICATE}{ISSUED} {KEY}{ISSUED}"]
+
+
+def test_a_key_that_got_no_signature_is_removed_beside_a_good_pair(plan, fleet, pem):
+    planned = wait(plan, fleet, pem, {CERTIFICATE: pair(pem)}, lone_key=True)
+    assert planned.shell == [f"rm -f {CERTIFICATE}{ISSUED} {KEY}{ISSUED}"]
+
+
+@pytest.mark.parametrize("present", ["good", "none"])
+def test_no_key_is_made_while_pems_authority_cannot_be_asked(plan, fleet, pem, caplog, present):
+    held = {CERTIFICATE: pair(pem)} if present == "good" else {}
+    said = fails(wait(plan, fleet, pem, held, answers=False), caplog)
+    assert "ca_certificate.crt of PEM is not in the data directory on pem.example.com" in said
 
 
 @pytest.mark.parametrize(
@@ -279,6 +297,12 @@ def test_what_waits_takes_its_place_and_is_taken_away_last(plan):
         f"'rm -f' {CERTIFICATE}{ISSUED} {KEY}{ISSUED}".replace("'rm -f'", "rm -f"),
     ]
     assert text.index("replace /etc") < text.index("rm -f /etc")
+
+
+@pytest.mark.parametrize("alone", [CERTIFICATE, KEY])
+def test_half_of_a_pair_that_waits_takes_nobodys_place(plan, alone):
+    states = {CERTIFICATE: state(), KEY: state("b"), alone + ISSUED: state("c")}
+    assert put_pair(plan, states).changing == []
 
 
 def test_a_key_that_others_may_read_is_put_right_from_what_is_there(plan):
@@ -399,7 +423,7 @@ AGENT = Leaf("client", "pem_agent_user1", "app1")
 def by_registration(plan, fleet, pem, text, held, agents=(("7", "old name"),)):
     known = [
         {"id": int(number), "name": name, "active": True, "heartbeat_age_seconds": 1.0}
-        for number, name in agents
+        for number, name in agents or ()
     ]
     return plan(
         pem_authority.by_registration,
@@ -409,7 +433,7 @@ def by_registration(plan, fleet, pem, text, held, agents=(("7", "old name"),)):
             PemAuthority: ca_text(pem),
             KeyPairs: held,
             FileBytes: text,
-            RegisteredAgents: {"agents": known, "backends": []},
+            RegisteredAgents: None if agents is None else {"agents": known, "backends": []},
         },
         fleet=with_authorities(fleet, "pem"),
         leaf=AGENT,
@@ -440,9 +464,13 @@ def test_an_agent_without_one_is_registered_again_under_its_id_and_name_beside_i
     assert ADMIN_PASSWORD not in command
 
 
-def test_an_agent_that_pem_does_not_know_gets_no_certificate(plan, fleet, pem, caplog):
-    said = fails(by_registration(plan, fleet, pem, AGENT_CFG, {}, agents=()), caplog)
-    assert "PEM's database on pem.example.com does not know agent 7" in said
+def test_an_agent_whose_row_pem_lost_gets_its_certificate_when_it_is_registered(plan, fleet, pem):
+    assert by_registration(plan, fleet, pem, AGENT_CFG, {}, agents=()).changing == []
+
+
+def test_no_agent_gets_a_certificate_while_pem_does_not_answer(plan, fleet, pem, caplog):
+    said = fails(by_registration(plan, fleet, pem, AGENT_CFG, {}, agents=None), caplog)
+    assert "PEM's database on pem.example.com does not answer, so agent 7 gets no" in said
 
 
 def test_the_fingerprint_shows_another_certificate_on_the_host(plan, fleet, pem):

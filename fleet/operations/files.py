@@ -35,8 +35,8 @@ _LOCK_WAIT_SECONDS = 60
 class OnHost:
     """Content that is made on its host and stays there.
 
-    What waits beside the file, ending in `.pem-fleet-issued`, takes its place; without that, what
-    is there stays.
+    What waits beside the file, ending in `.pem-fleet-issued`, takes its place, when all files of
+    this kind in a `put` have something that waits; without that, what is there stays.
     """
 
 
@@ -120,10 +120,13 @@ def put(
         return
     waiting = [path + ISSUED for path, text in texts.items() if text is None]
     states = host.get_fact(FileStates, paths=(*texts, *waiting))
+    if not all(path in states for path in waiting):
+        # A key without its certificate is what a run left that was cut off.
+        waiting = []
     differing = tuple(
         file.path
         for file in files
-        if file.path + ISSUED in states or not _same(states.get(file.path), file, texts[file.path])
+        if file.path + ISSUED in waiting or not _same(states.get(file.path), file, texts[file.path])
     )
     if not differing:
         host.noop(f"{', '.join(texts)}: up to date")
@@ -132,7 +135,7 @@ def put(
     for file in files:
         text, owner = texts[file.path], f"{file.user}:{file.group}"
         if text is None:
-            source = file.path + ISSUED if file.path + ISSUED in states else file.path
+            source = file.path + ISSUED if waiting else file.path
             candidates.append(_call("copied", file.path, owner, file.mode, source))
         else:
             candidates.append(_call("candidate", file.path, owner, file.mode, _encoded(text)))

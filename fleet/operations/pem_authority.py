@@ -13,7 +13,7 @@ from pyinfra.api.command import PyinfraCommand
 from fleet.asking import ask
 from fleet.certificates import Leaf, issued_by, why_renew, wrong_name, wrong_words
 from fleet.facts.authority import KeyPairs, Pair
-from fleet.facts.files import FileBytes
+from fleet.facts.files import FileBytes, FileStates
 from fleet.hosts import Fleet
 from fleet.keystore import PkiError, read_certificate
 from fleet.observe import heartbeat_of
@@ -45,28 +45,30 @@ def waiting(
     them in their places; a run that is cut off before that leaves them for the next one.
     user: the OS user, and group, whose files they will be.
     """
-    paths = (certificate, key)
-    held = host.get_fact(KeyPairs, pairs=(paths, (certificate + ISSUED, key + ISSUED)))
+    issued = (certificate + ISSUED, key + ISSUED)
+    held = host.get_fact(KeyPairs, pairs=((certificate, key), issued))
     try:
         authority = pem_authority(fleet)
     except PkiError as error:
-        reason = present = str(error)
-    else:
-        present = why_unfit(fleet, authority, leaf, held.get(certificate))
-        reason = why_unfit(fleet, authority, leaf, held.get(certificate + ISSUED))
+        # Before a key is made that nobody signs. The poolers' list of CAs needs the answer anyway.
+        yield fail(str(error))
+        return
+    present = why_unfit(fleet, authority, leaf, held.get(certificate))
+    reason = why_unfit(fleet, authority, leaf, held.get(issued[0]))
     if present and not reason:
         host.noop("a certificate of PEM's CA waits for its proof")
         return
     if not present:
-        if certificate + ISSUED in held:
-            yield StringCommand("rm -f", *(QuoteString(path + ISSUED) for path in paths))
+        # A key alone may be there, of a run that got no signature for it.
+        if host.get_fact(FileStates, paths=issued):
+            yield StringCommand("rm -f", *(QuoteString(path) for path in issued))
         else:
             host.noop(f"{certificate} is good")
         return
 
     def issue(state: State, host: Host) -> bool:  # noqa: ARG001  pyinfra passes both
         try:
-            _issue(fleet, host, leaf, (certificate + ISSUED, key + ISSUED), user)
+            _issue(fleet, host, leaf, issued, user)
         except PkiError as error:
             for line in str(error).splitlines():
                 logger.error(f"{host.print_prefix}{line}")
@@ -102,11 +104,14 @@ def by_registration(
     if not reason:
         host.noop(f"{certificate} is good")
         return
-    if known.agent_id is None:
+    if not known.answered:
         yield fail(
-            f"PEM's database on {fleet.pem_server.connect_name} does not know agent"
-            f" {config.agent_id}, or does not answer\nHINT: make status INVENTORY=…"
+            f"PEM's database on {fleet.pem_server.connect_name} does not answer, so agent"
+            f" {config.agent_id} gets no certificate\nHINT: make status INVENTORY=…"
         )
+        return
+    if known.agent_id is None:
+        host.noop(f"PEM lost agent {config.agent_id}: registration will give it one")
         return
     tell([f"{certificate}: {reason}"])
     words = registration(fleet, poolers, known.display_name or host.name, config.agent_id)
