@@ -45,8 +45,10 @@ keep_copy() {
 replace() {
     real=$(readlink -m "$4")
     [ -d "$(dirname "$real")" ] || mkdir -p "$(dirname "$real")"
-    cat "$1" >"$real.pem-fleet-new"
-    chown "$3" "$real.pem-fleet-new"
+    # A new file, not what a link of the directory's owner leads to.
+    rm -f "$real.pem-fleet-new"
+    (set -C; cat "$1" >"$real.pem-fleet-new")
+    chown -h "$3" "$real.pem-fleet-new"
     chmod "$2" "$real.pem-fleet-new"
     sync "$real.pem-fleet-new"
     mv -fT "$real.pem-fleet-new" "$real"

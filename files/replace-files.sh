@@ -40,24 +40,28 @@ attempt() {
 HINT: findmnt -T $attempted; df -h $(dirname "$attempted")"
 }
 
+# A service may own the directory: whatever is written is a new file, never what a link of the
+# service leads to.
+
 # candidate PATH USER:GROUP MODE BASE64: never wider than its mode, whole, and on the disk.
 candidate() { attempt "$1" write_candidate "$@"; }
 write_candidate() {
-    umask 077 && rm -f "$1$new" && printf %s "$4" | base64 -d >"$1$new" &&
-        chown "$2" "$1$new" && chmod "$3" "$1$new" && sync "$1$new"
+    umask 077 && set -C && rm -f "$1$new" && printf %s "$4" | base64 -d >"$1$new" &&
+        chown -h "$2" "$1$new" && chmod "$3" "$1$new" && sync "$1$new"
 }
 
 # copied PATH USER:GROUP MODE SOURCE: a candidate whose content is on this host already.
 copied() { attempt "$1" write_copied "$@"; }
 write_copied() {
-    umask 077 && rm -f "$1$new" && cp "$4" "$1$new" && chown "$2" "$1$new" &&
+    umask 077 && rm -f "$1$new" && cp "$4" "$1$new" && chown -h "$2" "$1$new" &&
         chmod "$3" "$1$new" && sync "$1$new"
 }
 
 # likeness PATH BASE64: a candidate with the owner and the mode of the file that is there.
 likeness() { attempt "$1" write_likeness "$@"; }
 write_likeness() {
-    cp -p "$1" "$1$new" && printf %s "$2" | base64 -d >"$1$new" && sync "$1$new"
+    rm -f "$1$new" && cp -p "$1" "$1$new" &&
+        printf %s "$2" | base64 -d | dd of="$1$new" oflag=nofollow status=none && sync "$1$new"
 }
 
 # copy PATH COPY [OPTION...]: all of a file, or nothing.
@@ -65,7 +69,7 @@ copy() { attempt "$2" write_copy "$@"; }
 write_copy() {
     from=$1 to=$2
     shift 2
-    cp -a "$@" -T "$from" "$to" || { rm -f "$to"; return 1; }
+    cp -a --remove-destination "$@" -T "$from" "$to" || { rm -f "$to"; return 1; }
 }
 
 # replace PATH...: by the candidates, all of them or none. What is not ours is kept beside it.

@@ -9,12 +9,14 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from paramiko import SSHException
 from pyinfra import state
 from pyinfra.api import FactBase
 
 from fleet.asking import ask, family_on
 from fleet.certificates import Leaf, issued_by
 from fleet.facts.authority import PemAuthority
+from fleet.facts.postgres import PostgresStandby
 from fleet.hosts import Fleet
 from fleet.keystore import PkiError, not_there
 from fleet.operations.commands import run_script
@@ -28,8 +30,11 @@ _TIMEOUT_SECONDS = 30
 
 
 def pem_authority(fleet: Fleet) -> x509.Certificate:
-    """PEM's CA. Raises PkiError when there is none, or its server cannot be reached."""
-    return _found(fleet)[1]
+    """PEM's CA, of all database hosts that answer; the others are copies of them.
+
+    Raises PkiError when none has it, none can be reached, or they have different ones.
+    """
+    return next(iter(_found(fleet).values()))
 
 
 def trusted_clients(fleet: Fleet) -> str:
@@ -56,33 +61,28 @@ def sign(fleet: Fleet, leaf: Leaf, request: str) -> x509.Certificate:
     A request comes from another host: one that asks for anything but the leaf is refused here.
     """
     asked = read_request(request, leaf)
-    name, authority = _found(fleet)
+    found = _found(fleet)
+    authority = next(iter(found.values()))
     days_left = (authority.not_valid_after_utc - datetime.now(UTC)).days
     values = {
         "port": str(fleet.pem_server.port),
         "request": request,
         "days": str(min(fleet.certificate_authority.leaf_days, days_left)),
     }
-    user = _database_user(fleet, name)
-    signed, said = run_script(
-        state.inventory.get_host(name),
-        script("sign-request.sh", values),
-        _sudo=True,
-        _sudo_user=user,
-        _timeout=_TIMEOUT_SECONDS,
-    )
-    if not signed:
-        raise PkiError(
-            f"PEM's CA on {name} did not sign: {said.stderr}"
-            "\nHINT: ca_key.key must be in the data directory, readable by the server's OS user"
-        )
-    certificate = read("\n".join(said.stdout_lines), "what PEM's CA signed")
-    if not issued_by(certificate, authority) or certificate.public_key() != asked.public_key():
-        raise PkiError(
+    problems = []
+    for name in _primary_first(fleet, list(found)):
+        try:
+            certificate = read(_signed_on(fleet, name, values), f"what PEM's CA on {name} signed")
+        except PkiError as refused:
+            problems.append(str(refused))
+            continue
+        if issued_by(certificate, authority) and certificate.public_key() == asked.public_key():
+            return certificate
+        problems.append(
             f"the certificate from {name} is not of ca_certificate.crt, or"
             " for another key\nHINT: do ca_certificate.crt and ca_key.key belong together?"
         )
-    return certificate
+    raise PkiError("\n".join(problems))
 
 
 def read_request(text: str, leaf: Leaf) -> x509.CertificateSigningRequest:
@@ -129,9 +129,46 @@ def ask_server(
     return ask(name, fact, _database_user(fleet, name), **arguments)
 
 
-def _found(fleet: Fleet) -> tuple[str, x509.Certificate]:
-    """The first database host that has PEM's CA, and the CA. Each of a cluster has the same."""
-    problems = []
+def _signed_on(fleet: Fleet, name: str, values: dict[str, str]) -> str:
+    """What a database host signs, as text. Raises PkiError when it does not."""
+    user = _database_user(fleet, name)
+    try:
+        signed, said = run_script(
+            state.inventory.get_host(name),
+            script("sign-request.sh", values),
+            _sudo=True,
+            _sudo_user=user,
+            _timeout=_TIMEOUT_SECONDS,
+        )
+    except (SSHException, OSError) as lost:
+        raise PkiError(f"{name} did not sign: {lost}\nHINT: ssh {name}") from None
+    if not signed:
+        raise PkiError(
+            f"PEM's CA on {name} did not sign: {said.stderr}"
+            "\nHINT: ca_key.key must be in the data directory, readable by the server's OS user"
+        )
+    return "\n".join(said.stdout_lines)
+
+
+def _primary_first(fleet: Fleet, names: list[str]) -> list[str]:
+    """Database hosts in the order in which they are asked to sign."""
+    if len(names) == 1:
+        return names
+
+    def follows(name: str) -> bool:
+        standby: bool | None = ask_server(fleet, name, PostgresStandby, port=fleet.pem_server.port)
+        return bool(standby)
+
+    return sorted(names, key=follows)
+
+
+def _found(fleet: Fleet) -> dict[str, x509.Certificate]:
+    """PEM's CA on each database host that answers and has it, by the host's name.
+
+    Raises PkiError when there is none, or when they differ.
+    """
+    problems: list[str] = []
+    found: dict[str, x509.Certificate] = {}
     for host in fleet.pem_server.hosts:
         try:
             text = ask_server(fleet, host.name, PemAuthority, port=fleet.pem_server.port)
@@ -139,14 +176,28 @@ def _found(fleet: Fleet) -> tuple[str, x509.Certificate]:
             problems.append(str(unreachable))
             continue
         if text is not None:
-            return host.name, read(text, f"ca_certificate.crt of PEM on {host.name}")
+            found[host.name] = read(text, f"ca_certificate.crt of PEM on {host.name}")
+            continue
         problems.append(
             f"ca_certificate.crt of PEM is not in the data directory on {host.name}"
             "\nHINT: make deploy INVENTORY=… DEPLOY=deploys/pem_server.py; a PEM that was"
             " configured with --skip-db-certificate has no CA, and there"
             ' client_authorities=("own",) belongs'
         )
-    raise PkiError("\n".join(problems))
+    if not found:
+        raise PkiError("\n".join(problems))
+    if len(set(found.values())) > 1:
+        sides = (
+            f"that of {name} ends {one.not_valid_after_utc:%Y-%m-%d}, serial number"
+            f" {one.serial_number:x}"
+            for name, one in found.items()
+        )
+        raise PkiError(
+            f"the database hosts have different ca_certificate.crt: {'; '.join(sides)}"
+            "\nHINT: copy ca_certificate.crt and ca_key.key of the primary to the data directories"
+            " of the others"
+        )
+    return found
 
 
 def _database_user(fleet: Fleet, name: str) -> str:

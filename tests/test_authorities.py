@@ -6,21 +6,27 @@ import os
 import re
 import subprocess
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from pyinfra import state as state_of_run
+from pyinfra.context import ctx_state
 
 from fleet.certificates import Leaf, issued_by, wrong_words
 from fleet.facts.authority import KeyPairs, PemAuthority
 from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.pem import RegisteredAgents
 from fleet.facts.poolers import PgBouncerUnits
+from fleet.facts.postgres import PostgresStandby
 from fleet.hosts import CertificateAuthority
 from fleet.keystore import PkiError
 from fleet.leaves import leaves_of, pool_leaf
 from fleet.operations import files, pem_authority, postgres
 from fleet.operations.files import ISSUED, File, OnHost
-from fleet.pem_authority import read_request, trusted_clients
+from fleet.pem_authority import read_request, subject, trusted_clients
+from fleet.pem_authority import sign as sign_on_server
 from fleet.pki import (
     authority_file,
     certificate_file,
@@ -31,7 +37,7 @@ from fleet.pki import (
 from fleet.render import script
 from tests.certificates import openssl, refusal, text_of
 from tests.planning import fails
-from tests.samples import ADMIN_PASSWORD, DEBIAN_13, with_authorities
+from tests.samples import ADMIN_PASSWORD, DEBIAN_13, with_authorities, with_cluster
 
 STATES = [("own",), ("own", "pem"), ("pem", "own"), ("pem",)]
 POOL = Leaf("client", "pem_agent_pool", "bouncer1")
@@ -385,8 +391,8 @@ def test_a_ca_key_that_is_not_there_is_openssls_own_error(tmp_path, pem):
 
 def test_a_request_for_somebody_else_is_not_signed(tmp_path):
     """A pooler that was broken into could ask for the superuser's certificate."""
-    for subject in ("/OU=bouncer1/CN=postgres", "/OU=bouncer1/CN=pem_agent_pool/CN=postgres"):
-        text = request(tmp_path, subject)
+    for asked in ("/OU=bouncer1/CN=postgres", "/OU=bouncer1/CN=pem_agent_pool/CN=postgres"):
+        text = request(tmp_path, asked)
         problem, hint = refusal(read_request, text, POOL)
         assert problem.startswith("bouncer1 asks for a certificate of CN=")
         assert hint.endswith("Nothing was signed")
@@ -411,6 +417,79 @@ def test_the_fact_tells_a_pair_from_two_files_that_do_not_belong_together(tmp_pa
     assert found.keys() == {str(certificate)}
     assert found[str(certificate)]["key_matches"] is own_key
     assert found[str(certificate)]["certificate"].strip() == certificate.read_text().strip()
+
+
+# A PEM database of several hosts.
+
+
+@pytest.fixture
+def cluster(plan, fleet, pem):
+    """Three database hosts, with what they answer by name: their CA, and whether they follow."""
+    wanted = with_authorities(with_cluster(fleet), "pem")
+    planned = plan(files.directory, "bouncer1", DEBIAN_13, of=wanted, path="/x")
+    answers = {name: (ca_text(pem), name != "pem2") for name in ("pem1", "pem2", "pem3")}
+    signed = []
+    for name in answers:
+        one = planned.state.inventory.get_host(name)
+
+        def said(fact, *_rest, name=name, **_given):
+            return {PemAuthority: answers[name][0], PostgresStandby: answers[name][1]}.get(
+                fact, DEBIAN_13.get(fact)
+            )
+
+        def runs(_command, *, name=name, **_given):
+            signed.append(name)
+            lines = certificate_file(pem, POOL).read_text().splitlines()
+            return answers[name][0] is not None, SimpleNamespace(
+                stdout_lines=lines, stderr="ca_key.key is not there"
+            )
+
+        one.get_fact, one.run_shell_command = said, runs
+    with ctx_state.use(planned.state):
+        yield wanted, answers, signed
+
+
+def request_of_pool(pem):
+    """A request for the pool's certificate, and the certificate for its key."""
+    issue(pem, POOL)
+    key = serialization.load_pem_private_key(key_file(pem, POOL).read_bytes(), None)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject(POOL))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def test_the_primary_of_a_cluster_signs(cluster, pem):
+    wanted, _, signed = cluster
+    text = request_of_pool(pem)
+    assert sign_on_server(wanted, POOL, text)
+    assert signed == ["pem2"]
+
+
+def test_a_host_that_cannot_sign_does_not_end_the_search(cluster, pem, monkeypatch):
+    wanted, _, signed = cluster
+    text = request_of_pool(pem)
+    primary = state_of_run.inventory.get_host("pem2")
+    signs = primary.run_shell_command
+    monkeypatch.setattr(
+        primary, "run_shell_command", lambda *rest, **given: (False, signs(*rest, **given)[1])
+    )
+    assert sign_on_server(wanted, POOL, text)
+    assert signed == ["pem2", "pem1"]
+
+
+def test_hosts_of_a_cluster_with_different_authorities_are_told_with_both_sides(
+    cluster, pem, tmp_path
+):
+    wanted, answers, _ = cluster
+    assert trusted_clients(wanted) == ca_text(pem)
+    stranger = pem.but(directory=str(tmp_path / "stranger"))
+    make_authorities(stranger)
+    answers["pem3"] = (ca_text(stranger), True)
+    problem, hint = refusal(trusted_clients, wanted)
+    assert "that of pem1 ends" in problem
+    assert "that of pem3 ends" in problem
+    assert hint.startswith("copy ca_certificate.crt and ca_key.key of the primary")
+    answers["pem3"] = (None, True)
+    assert trusted_clients(wanted) == ca_text(pem), "one without a CA is no other side"
 
 
 # Agents.

@@ -345,3 +345,16 @@ def test_a_file_that_its_reader_finds_right_stays(plan, theirs):
     planned = replace(plan, theirs, b"right", undo_check="true")
     assert run(planned) == ""
     assert theirs.read_bytes() == b"right"
+
+
+@pytest.mark.parametrize("ending", [files.CANDIDATE, files.UNDO])
+def test_a_link_that_a_service_lays_in_the_way_leads_root_nowhere(plan, theirs, ending):
+    elsewhere = theirs.parent.parent / "of-root"
+    elsewhere.write_text("not the service's\n")
+    theirs.with_name(theirs.name + ending).symlink_to(elsewhere)
+    assert run(replace(plan, theirs, b"new", undo_check="true")) == ""
+    assert (theirs.read_bytes(), elsewhere.read_text()) == (b"new", "not the service's\n")
+    theirs.with_name(theirs.name + ending).symlink_to(elsewhere)
+    assert run(put(plan, theirs.parent, {theirs.name: "whole"})) == ""
+    assert (theirs.read_bytes(), elsewhere.read_text()) == (b"whole", "not the service's\n")
+    assert theirs.stat().st_mode & 0o777 == 0o640

@@ -179,3 +179,12 @@ def test_what_a_link_points_to_is_replaced_and_restored(machine):
     assert (machine.config.is_symlink(), real.read_text()) == (True, "candidate\n")
     machine.run("back")
     assert (machine.config.is_symlink(), real.read_bytes()) == (True, before)
+
+
+def test_a_link_beside_the_key_leads_root_nowhere(machine):
+    elsewhere = machine.root / "of-root"
+    elsewhere.write_text("not the agent's\n")
+    machine.begin()
+    machine.key.with_name(machine.key.name + ".pem-fleet-new").symlink_to(elsewhere)
+    assert machine.run("back").returncode == 0
+    assert (machine.key.read_text(), elsewhere.read_text()) == ("the key\n", "not the agent's\n")

@@ -1,14 +1,17 @@
 """PEM's own programs: run once, on hosts that are ours, with secrets by standard input alone."""
 
 import pytest
+from paramiko import SSHException
+from pyinfra.api.exceptions import ConnectError
 
+from fleet import asking
 from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.pem import AgentVerification, RegisteredAgents
 from fleet.facts.pgbouncer import PgBouncerClients
 from fleet.operations import pem
 from fleet.platforms import postgres as postgres_row
 from tests.planning import fails
-from tests.samples import ADMIN_PASSWORD, DEBIAN_13, SUPERUSER_PASSWORD
+from tests.samples import ADMIN_PASSWORD, DEBIAN_13, SUPERUSER_PASSWORD, with_cluster
 
 AGENT_CFG = "/usr/edb/pem/agent/etc/agent.cfg"
 
@@ -50,7 +53,7 @@ def register(plan, fleet, text, agents=(), promised=None):
             FileBytes: lambda path: files[path],
             RegisteredAgents: None if agents is None else {"agents": list(agents), "backends": []},
         },
-        fleet=fleet, poolers=("bouncer2", "bouncer1"), certificate="/c.crt", key="/c.key",
+        of=fleet, fleet=fleet, poolers=("bouncer2", "bouncer1"), certificate="/c.crt", key="/c.key",
     )  # fmt: skip
 
 
@@ -105,6 +108,30 @@ def test_a_registration_that_made_a_new_row_is_given_the_old_id_and_the_row_made
     assert statements == [
         ("postgres", "UPDATE pem.agent SET active = (id = 3) WHERE id IN (3, 9);")
     ]
+
+
+def test_the_old_row_becomes_active_again_on_the_host_that_answers(plan, fleet, caplog):
+    text = REGISTERED.replace(b"agent_id=3", b"agent_id=9")
+    cluster = with_cluster(fleet)
+    planned = register(plan, cluster, text, [row(active=False), row(agent_id=9)], promised=b"3\n")
+    hosts = {name: planned.state.inventory.get_host(name) for name in ("pem1", "pem2", "pem3")}
+    asking._families.pop("pem1", None)
+
+    def down(*_arguments, **_options):
+        raise ConnectError("no route to host")
+
+    def cut(*_arguments, **_options):
+        raise SSHException("connection lost")
+
+    hosts["pem1"].get_fact = down
+    hosts["pem2"].connector.run_shell_command = cut
+    hosts["pem3"].connector.run_shell_command = lambda *_arguments, **_options: (True, "")
+    caplog.set_level("INFO")
+    assert planned.run_functions() == [True]
+    assert "keeps id 3; the new row 9 is inactive" in caplog.text
+    hosts["pem3"].connector.run_shell_command = cut
+    assert planned.run_functions() == [False]
+    assert "pem1 cannot be reached; pem2 does not answer: connection lost; pem3" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ import time
 from collections.abc import Generator
 
 import gevent
+from paramiko import SSHException
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
 from fleet.agent_config import AgentConfig
+from fleet.asking import family_on
 from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.pem import AgentVerification
 from fleet.facts.postgres import psql
@@ -26,7 +28,6 @@ from fleet.platforms import (
     PEM_WORKER,
     SERVER_CA_FILE,
     Postgres,
-    family_of,
     postgres,
 )
 
@@ -176,14 +177,20 @@ def _swap_rows(state: State, host: Host, fleet: Fleet, new: int, old: int) -> bo
     server, said = fleet.pem_server, []
     sql = f"UPDATE pem.agent SET active = (id = {old}) WHERE id IN ({old}, {new});"
     for one in server.hosts:
-        database = state.inventory.get_host(one.name)
-        place = postgres(family_of(database), server.vendor, server.postgres_version)
-        done, output = database.run_shell_command(
-            StringCommand(*psql(server.port, "pem"), "-f -"),
-            _sudo=True,
-            _sudo_user=place.user,
-            _stdin=sql,
-        )
+        family = family_on(one.name)
+        if family is None:
+            said.append(f"{one.name} cannot be reached")
+            continue
+        try:
+            done, output = state.inventory.get_host(one.name).run_shell_command(
+                StringCommand(*psql(server.port, "pem"), "-f -"),
+                _sudo=True,
+                _sudo_user=postgres(family, server.vendor, server.postgres_version).user,
+                _stdin=sql,
+            )
+        except (SSHException, OSError) as lost:
+            said.append(f"{one.name} does not answer: {lost}")
+            continue
         if done:
             logger.info(f"{host.print_prefix}keeps id {old}; the new row {new} is inactive")
             return True
