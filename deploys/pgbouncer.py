@@ -66,6 +66,13 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
         family=family,
     )
     unit_reads(name="See which file its unit reads", place=place, port=settings.listen_port)
+    certificate, key = pool_pair(place)
+    pem_authority.trusted_still(
+        name="See that agents are let in with the certificates they have",
+        fleet=fleet,
+        certificate=certificate,
+        key=key,
+    )
     directory(
         name="Directory for keys",
         path=f"{place.directory}/tls",
@@ -76,7 +83,6 @@ def pgbouncer(fleet: Fleet, machine: Host, family: Family, place: Pooler) -> Non
     )
     if fleet.certificate_authority.client_issuer == "pem":
         installed(name="Install openssl", names=("openssl",), family=family)
-        certificate, key = pool_pair(place)
         pem_authority.waiting(
             name="Have PEM's CA sign the pooler's certificate, if it is due",
             fleet=fleet,

@@ -208,6 +208,46 @@ def test_a_pooler_that_was_only_installed_yet_needs_no_certificate(plan, fleet, 
     assert needed(plan, fleet, pem, ini_of(b";; as its package brought it\n")).changing == []
 
 
+@pytest.mark.parametrize(
+    ("present", "wanted", "between"),
+    [
+        ("pem", ("own",), "('own', 'pem')"),
+        ("own", ("pem",), "('pem', 'own')"),
+        ("pem", ("own", "pem"), None),
+        ("own", ("pem", "own"), None),
+        ("own", ("own",), None),
+        ("pem", ("pem",), None),
+        ("made anew since", ("own",), None),
+        ("made anew since", ("pem",), None),
+        (None, ("own",), None),
+    ],
+    ids=str,
+)
+def test_a_pooler_drops_no_authority_while_its_own_certificate_is_of_it(
+    plan, fleet, pem, caplog, tmp_path, present, wanted, between
+):
+    ours = pem.but(directory=str(tmp_path / "ours"), client_authorities=wanted)
+    former = pem.but(directory=str(tmp_path / "former"))
+    for authority in (ours, former):
+        make_authorities(authority)
+    issuers = {"own": ours, "pem": pem, "made anew since": former}
+    held = {CERTIFICATE: pair(issuers[present])} if present else {}
+    planned = plan(
+        pem_authority.trusted_still,
+        "bouncer1",
+        DEBIAN_13 | {PemAuthority: ca_text(pem), KeyPairs: held},
+        fleet=fleet.but(certificate_authority=ours),
+        certificate=CERTIFICATE,
+        key=KEY,
+    )
+    if between is None:
+        assert planned.changing == []
+        return
+    said = fails(planned, caplog)
+    assert f"{CERTIFICATE} is of the CA that poolers would trust no more" in said
+    assert f"HINT: client_authorities={between} and a full deploy, then {wanted!r}" in said
+
+
 # The pooler's certificate: what waits, what is good.
 
 

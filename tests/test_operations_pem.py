@@ -1,5 +1,7 @@
 """PEM's own programs: run once, on hosts that are ours, with secrets by standard input alone."""
 
+import subprocess
+
 import pytest
 from paramiko import SSHException
 from pyinfra.api.exceptions import ConnectError
@@ -173,6 +175,48 @@ def test_no_agent_is_registered_while_pem_cannot_say_whether_it_is_known(plan, f
 def test_settings_of_an_agent_that_is_not_registered_fail_the_host(plan, caplog, text, said):
     planned = plan(pem.agent_settings, "app1", {FileBytes: text}, values={"pem_host": "b"})
     assert said in fails(planned, caplog)
+
+
+PAPERS = b"[PEM/agent]\nagent_id=3\nagent_ssl_crt=/old.crt\nagent_ssl_key=/old.key\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "tried"),
+    [({"agent_ssl_crt": "/new.crt"}, True), ({"connect_timeout": "10"}, False)],
+    ids=["another certificate", "the same"],
+)
+def test_another_certificate_is_tried_at_the_poolers_before_the_agent_gets_it(plan, values, tried):
+    planned = plan(pem.agent_settings, "app1", {FileBytes: PAPERS}, values=values)
+    checks = [text for text in planned.inputs if "--verify-registration" in text]
+    assert planned.inputs[: len(checks)] == checks, "before anything is written"
+    assert len(checks) == tried
+    assert len(planned.files) == 1
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_an_agent_that_poolers_would_not_let_in_keeps_its_agent_cfg(
+    plan, tmp_path, monkeypatch, code
+):
+    worker, seen = tmp_path / "pemworker", tmp_path / "seen"
+    worker.write_text(f'#!/bin/sh\ncat "$3/agent.cfg" >{seen}\necho unknown ca\nexit {code}\n')
+    worker.chmod(0o755)
+    monkeypatch.setattr(pem, "PEM_WORKER", str(worker))
+    monkeypatch.setattr(pem, "AGENT_DIRECTORY", str(tmp_path))
+    values = {"agent_ssl_crt": "/new.crt"}
+    check = plan(pem.agent_settings, "app1", {FileBytes: PAPERS}, values=values).inputs[0]
+    text = check.replace("sleep 1", "sleep 0")
+    done = subprocess.run(["sh"], input=text, capture_output=True, text=True, check=False)
+    assert seen.read_bytes() == PAPERS.replace(b"/old.crt", b"/new.crt")
+    assert not list(tmp_path.glob("check.*")), "the candidate is gone"
+    if code == 0:
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert (done.returncode, done.stderr) == (
+        1,
+        "not let in by the poolers, agent.cfg stays as it is: it cannot connect: unknown ca\n"
+        "HINT: tail /var/log/pem/worker.log, and the poolers' logs\n"
+        "HINT: poolers first: pyinfra INVENTORY deploys/pgbouncer.py\n",
+    )
 
 
 def test_settings_that_are_there_are_left_alone(plan):

@@ -1,5 +1,6 @@
 """PEM's own programs: configure the server, register an agent, see that it beats."""
 
+import base64
 import shlex
 import time
 from collections.abc import Generator
@@ -202,7 +203,11 @@ def _swap_rows(state: State, host: Host, fleet: Fleet, new: int, old: int) -> bo
 
 @operation()
 def agent_settings(values: dict[str, str]) -> Generator[PyinfraCommand, None, None]:
-    """Set keys of agent.cfg; its order, comments and other keys stay."""
+    """Set keys of agent.cfg; its order, comments and other keys stay.
+
+    Another certificate is tried by PEM's own check before: an agent that the poolers would not let
+    in keeps the one it has, and its host fails.
+    """
     config = agent_config()
     if config is None:
         yield fail(
@@ -215,7 +220,27 @@ def agent_settings(values: dict[str, str]) -> Generator[PyinfraCommand, None, No
     except ValueError as error:
         yield fail(f"{PEM_AGENT_CONFIG}: {error}\nHINT: move the file away and run again")
         return
+    papers = ("agent_ssl_key", "agent_ssl_crt")
+    if config.agent_id and any(config.value(key) != changed.value(key) for key in papers):
+        yield shell(_let_in(changed))
     yield from change(PEM_AGENT_CONFIG, config.content, changed.content)
+
+
+def _let_in(config: AgentConfig) -> str:
+    """Shell that has PEM's check try an agent.cfg where the agent does not look."""
+    check = verification(
+        '--config-dir "$new"', "not let in by the poolers, agent.cfg stays as it is"
+    )
+    return f"""\
+set -eu
+umask 077
+new=$(mktemp -d {AGENT_DIRECTORY}/check.XXXXXX)
+trap 'rm -rf "$new"' EXIT
+printf %s {base64.b64encode(config.content).decode()} | base64 -d >"$new/agent.cfg"
+(
+{check}
+) || {{ echo 'HINT: poolers first: pyinfra INVENTORY deploys/pgbouncer.py' >&2; exit 1; }}
+"""
 
 
 @operation()

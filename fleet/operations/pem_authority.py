@@ -3,6 +3,7 @@
 import base64
 import shlex
 from collections.abc import Generator
+from contextlib import suppress
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -129,6 +130,38 @@ def by_registration(
         f' [ "$got" = {config.agent_id} ] || {{ echo "{another}" >&2;'
         ' echo "HINT: UPDATE pem.agent SET active = false WHERE id = $got, then run again" >&2;'
         " exit 1; }",
+    )
+
+
+@operation()
+def trusted_still(
+    fleet: Fleet, certificate: str, key: str
+) -> Generator[PyinfraCommand, None, None]:
+    """Fail where the pooler would trust the CA no more that its own present certificate is of.
+
+    The agents' certificates are of it as well, and would be refused. A CA that was made anew is
+    none that is dropped.
+    """
+    settings = fleet.certificate_authority
+    wanted, path = settings.client_authorities, authority_file(settings, "client")
+    held = host.get_fact(KeyPairs, pairs=((certificate, key),))
+    dropped = False
+    # Where the certificate cannot be read, or PEM not be asked, this step cannot tell.
+    with suppress(PkiError):
+        if certificate in held and len(wanted) == 1:
+            present = read(held[certificate]["certificate"], certificate)
+            ours = path.exists() and issued_by(present, read_certificate(path))
+            dropped = ours
+            if wanted == ("own",):
+                dropped = not ours and issued_by(present, pem_authority(fleet))
+    if not dropped:
+        host.noop("the CA of the pooler's own certificate is trusted")
+        return
+    between = (*wanted, "pem" if wanted == ("own",) else "own")
+    yield fail(
+        f"{certificate} is of the CA that poolers would trust no more with"
+        f" client_authorities={wanted!r}, and so are the agents' certificates; it is trusted still"
+        f"\nHINT: client_authorities={between!r} and a full deploy, then {wanted!r}"
     )
 
 
