@@ -107,6 +107,16 @@ def within(seconds: float, claim: str, holds: Callable[[], bool]) -> float:
     return time.monotonic() - started
 
 
+@contextmanager
+def undone(lab: Lab, name: str, do: str, undo: str) -> Iterator[None]:
+    """A command on a host, and one that undoes it after the block."""
+    lab.run(name, do)
+    try:
+        yield
+    finally:
+        lab.run(name, undo)
+
+
 def pyinfra(
     verb: str, *deploys: str, inventory: str = INVENTORY, limit: str | None = None
 ) -> subprocess.CompletedProcess[str]:

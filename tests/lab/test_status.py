@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from fleet.leaves import pool_leaf
 from fleet.pki import certificate_file
 from tests.certificates import ends
-from tests.lab.conftest import Lab, status, within
+from tests.lab.conftest import Lab, status, undone, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("lab")]
 
@@ -81,6 +81,69 @@ def test_the_figures_are_those_of_psql_openssl_and_the_console(lab: Lab) -> None
     assert one["days_left"] == pytest.approx(left, abs=0.01)
 
 
+def counted(lab: Lab) -> dict[str, dict[str, int]]:
+    """What psql says of the server's connections, and each console of its pools."""
+    poolers = {host.address: host.name for host in lab.fleet.pgbouncer.hosts}
+    kinds = {"agents pooled": 0, "agents direct": 0, "poolers": 0}
+    for row in lab.sql(
+        "SELECT usename, host(client_addr) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend'"
+    ).splitlines():
+        user, address = row.split("|")
+        if user.startswith("agent"):
+            kinds["agents direct"] += 1
+        elif address in poolers:
+            kinds["agents pooled" if user == "pem_agent_user1" else "poolers"] += 1
+    found = {"pem1": {kind: number for kind, number in kinds.items() if number}}
+    for name in poolers.values():
+        (socket,) = lab.sockets(name)
+        pools = [row for row in lab.show(name, "POOLS", socket) if row["database"] == "pem"]
+        # Servers that are being logged in, tested or cancelled are gone in a moment.
+        found[name] = {
+            figure: sum(int(pool[column]) for pool in pools for column in columns)
+            for figure, columns in {
+                "clients": ("cl_active", "cl_waiting"),
+                "waiting": ("cl_waiting",),
+                "server_connections": ("sv_active", "sv_idle", "sv_used"),
+            }.items()
+        }
+    return found
+
+
+def test_the_counts_are_those_of_pg_stat_activity_and_show_pools(lab: Lab) -> None:
+    """With a full pool on bouncer1, and a client that waits for it."""
+    looks = []
+
+    def same() -> bool:
+        before = counted(lab)
+        _, document = told("--no-drift")
+        (server,) = document["servers"]
+        # Others are psql's own sessions, the look's among them.
+        kinds = {kind: n for kind, n in server["connections"].items() if kind != "others"}
+        said = {"pem1": kinds} | {
+            pooler["host"]: {figure: pooler[figure] for figure in before[pooler["host"]]}
+            for pooler in document["poolers"]
+        }
+        looks.append((before, said))
+        return before == said
+
+    with ExitStack() as stack:
+        clients = [stack.enter_context(lab.as_agent("bouncer1")) for _ in range(6)]
+        for client in clients:
+            # Not waited for: whoever finds no server connection waits.
+            client.pgconn.send_query(b"BEGIN")
+        try:
+            # Agents come and go: a look that fell between two beats.
+            within(60, "the counts are those of psql and the console", same)
+        finally:
+            for client in clients:
+                client.pgconn.finish()
+    before, _ = looks[-1]
+    assert before["bouncer1"]["waiting"] >= 1
+    assert before["bouncer1"]["server_connections"] >= 5
+    assert before["pem1"]["agents pooled"] >= 5
+
+
 def test_the_document_holds_no_secret(lab: Lab) -> None:
     done = status("--json")
     password = lab.fleet.pem_server.admin_password.get_secret_value()
@@ -105,15 +168,6 @@ def test_a_look_changes_nothing_on_any_host(lab: Lab) -> None:
     before = {name: lab.run(name, FILES) for name in lab.machines}
     assert status().returncode == 0
     assert {name: lab.run(name, FILES) for name in lab.machines} == before
-
-
-@contextmanager
-def undone(lab: Lab, name: str, do: str, undo: str) -> Iterator[None]:
-    lab.run(name, do)
-    try:
-        yield
-    finally:
-        lab.run(name, undo)
 
 
 def test_a_host_without_power_is_told_within_seconds_and_hides_no_other(lab: Lab) -> None:
@@ -195,27 +249,53 @@ def test_a_setting_that_waits_for_a_restart_is_told(lab: Lab) -> None:
         assert problem("pem1", "max_connections waits for a restart of Postgres")()
 
 
-def test_a_file_that_somebody_edited_is_named(lab: Lab) -> None:
-    path = "/etc/pgbouncer/hba.conf"
-    with undone(
-        lab, "bouncer2", f"cp -p {path} /run/ && echo '#' >> {path}", f"mv /run/hba.conf {path}"
-    ):
+def test_what_somebody_changed_by_hand_is_named_by_host_step_and_file(lab: Lab) -> None:
+    """A file, an agent.cfg, the mode of a key, a rule, a grant and an attribute."""
+    hba, cfg = "/etc/pgbouncer/hba.conf", "/usr/edb/pem/agent/etc/agent.cfg"
+    key = "/etc/pem-fleet/agent/pem_agent_user1.key"
+    rules = lab.sql("SHOW hba_file")
+    function = "FUNCTION pem_fleet.get_pool_auth(text)"
+    edits = [
+        ("bouncer2", f"cp -p {hba} /run/ && echo '#' >> {hba}", f"mv /run/hba.conf {hba}"),
+        (
+            "agent1",
+            f"cp -p {cfg} /run/ && sed -i s/^connect_timeout=.*/connect_timeout=9/ {cfg}",
+            f"mv /run/agent.cfg {cfg}",
+        ),
+        ("agent2", f"chmod 644 {key}", f"chmod 600 {key}"),
+        (
+            "pem1",
+            f"cp -p {rules} /run/hba && sed -i '1i host pem all 192.0.2.0/24 reject' {rules}",
+            f"mv /run/hba {rules}",
+        ),
+        (
+            "pem1",
+            lab.psql("pem1", f"REVOKE EXECUTE ON {function} FROM pgbouncer"),
+            lab.psql("pem1", f"GRANT EXECUTE ON {function} TO pgbouncer"),
+        ),
+        (
+            "pem1",
+            lab.psql("pem1", "ALTER ROLE pem_agent_user1 NOLOGIN"),
+            lab.psql("pem1", "ALTER ROLE pem_agent_user1 LOGIN"),
+        ),
+    ]
+    with ExitStack() as stack:
+        for name, do, undo in edits:
+            stack.enter_context(undone(lab, name, do, undo))
         code, document = told()
     assert code == 1
-    (one,) = document["drift"]
-    assert (one["host"], one["deploy"], one["files"]) == ("bouncer2", "pgbouncer", [path])
-
-
-def test_a_key_that_others_may_read_is_named_and_so_is_an_edited_agent_cfg(lab: Lab) -> None:
-    key, cfg = "/etc/pem-fleet/agent/pem_agent_user1.key", "/usr/edb/pem/agent/etc/agent.cfg"
-    do = (
-        f"chmod 644 {key}; cp -p {cfg} /run/; sed -i s/^connect_timeout=.*/connect_timeout=9/ {cfg}"
-    )
-    with undone(lab, "agent1", do, f"chmod 600 {key}; mv /run/agent.cfg {cfg}"):
-        _, document = told()
-    files = {file for one in document["drift"] for file in one["files"]}
-    assert files == {key, cfg}
-    assert {one["host"] for one in document["drift"]} == {"agent1"}
+    steps = {(one["host"], one["step"], *one["files"]) for one in document["drift"]}
+    assert steps == {
+        ("bouncer2", "PgBouncer | Write the configuration, once it is proven", hba),
+        ("agent1", "Agent | Settings of agent.cfg", cfg),
+        ("agent2", "Agent | Write the agent's certificate", key),
+        ("pem1", "PEM server | Let the poolers in", rules),
+        ("pem1", "PEM server | Function that PgBouncer asks"),
+        ("pem1", "PEM server | Roles and grants of the pool"),
+        # What follows from the files above.
+        ("agent1", "Agent | Start, or restart on new settings"),
+        ("pem1", "PEM server | Reload Postgres if it is behind"),
+    }
 
 
 def test_a_certificate_that_is_due_is_a_warning_and_ends_with_1(other_inventory) -> None:
