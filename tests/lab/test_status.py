@@ -256,7 +256,11 @@ def test_what_somebody_changed_by_hand_is_named_by_host_step_and_file(lab: Lab) 
     rules = lab.sql("SHOW hba_file")
     function = "FUNCTION pem_fleet.get_pool_auth(text)"
     edits = [
-        ("bouncer2", f"cp -p {hba} /run/ && echo '#' >> {hba}", f"mv /run/hba.conf {hba}"),
+        (
+            "bouncer2",
+            f"cp -p {hba} /run/ && echo '#' >> {hba}",
+            f"mv /run/hba.conf {hba} && systemctl reload pgbouncer",
+        ),
         (
             "agent1",
             f"cp -p {cfg} /run/ && sed -i s/^connect_timeout=.*/connect_timeout=9/ {cfg}",
@@ -293,6 +297,7 @@ def test_what_somebody_changed_by_hand_is_named_by_host_step_and_file(lab: Lab) 
         ("pem1", "PEM server | Function that PgBouncer asks"),
         ("pem1", "PEM server | Roles and grants of the pool"),
         # What follows from the files above.
+        ("bouncer2", "PgBouncer | Reload if it runs on something else"),
         ("agent1", "Agent | Start, or restart on new settings"),
         ("pem1", "PEM server | Reload Postgres if it is behind"),
     }

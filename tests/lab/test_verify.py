@@ -22,7 +22,7 @@ FUNCTION = "FUNCTION pem_fleet.get_pool_auth(text)"
 
 def test_each_fault_fails_the_tests_that_are_about_it_and_no_other(lab: Lab) -> None:
     faults = [
-        ("bouncer1", f"chmod 644 {KEY}", f"chmod 600 {KEY}"),
+        ("bouncer1", f"chmod 644 {KEY}", f"chmod 600 {KEY} && systemctl reload pgbouncer"),
         # Everybody from everywhere, above our rules.
         (
             "bouncer2",
