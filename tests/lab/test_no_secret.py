@@ -49,6 +49,7 @@ while True:
 SEARCH = """
 umask 077
 cat > /root/needles
+[ -s /root/needles ] || exit 1
 {
     grep -rlF -f /root/needles /tmp /var/tmp /var/log /run/log 2>/dev/null
     grep -lF -f /root/needles /root/.*history /home/*/.*history 2>/dev/null
@@ -58,7 +59,9 @@ cat > /root/needles
     journalctl -q --no-pager -o cat _COMM=sudo | grep -qF -f /root/needles && echo sudo
 }
 rm /root/needles
+echo "$through"
 """
+THROUGH = "the search is through"
 
 # Where the search must find what is put there; the marker comes by standard input.
 PLACES = {
@@ -129,6 +132,7 @@ class Planted:
 
 
 def on(name: str, command: str, given: str = "") -> str:
+    """What a command on a host prints; it must succeed."""
     done = subprocess.run(
         ["ssh", "-F", str(current_lab().ssh_config_file), name, command],
         input=given,
@@ -136,13 +140,17 @@ def on(name: str, command: str, given: str = "") -> str:
         text=True,
         check=False,
     )
+    assert done.returncode == 0, (name, command[:80], done.stdout, done.stderr)
     return done.stdout
 
 
 def found_on(name: str, needles: set[str]) -> set[str]:
-    """Where a host has a needle that others could see."""
-    command = "sudo sh -c '" + SEARCH.replace("'", "'\\''") + "'"
-    return set(on(name, command, "\n".join(sorted(needles)) + "\n").splitlines())
+    """Where a host has a needle that others could see. Fails if not all of it was searched."""
+    search = f"through='{THROUGH}'\n{SEARCH}"
+    command = "sudo sh -c '" + search.replace("'", "'\\''") + "'"
+    lines = on(name, command, "\n".join(sorted(needles)) + "\n").splitlines()
+    assert lines[-1:] == [THROUGH], lines
+    return set(lines[:-1])
 
 
 def within(text: str, needles: dict[str, str]) -> list[str]:
@@ -179,16 +187,26 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Planted,
             subprocess.run([*command, "down"], cwd=ROOT, check=True)
 
 
-def test_the_search_finds_what_is_planted(planted: tuple[Planted, str]) -> None:
-    _, arguments = planted
-    assert "planted-argument" in arguments
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_search_finds_what_is_planted(host: str) -> None:
+    by_sudo, elsewhere = secrets.token_hex(8), secrets.token_hex(8)
     for place, command in PLACES.items():
-        marker = secrets.token_hex(8)
-        on("agent1", f"sudo {command}", marker + "\n")
-        assert place in found_on("agent1", {marker}), place
+        on(host, f"sudo {command}", (by_sudo if place == "sudo" else elsewhere) + "\n")
+    assert "sudo" in found_on(host, {by_sudo})
+    found = found_on(host, {elsewhere})
+    assert PLACES.keys() - found == {"sudo"}
+    assert found_on(host, {secrets.token_hex(8)}) == set()
+
+
+def test_a_text_is_found_within_base64() -> None:
     for shift in range(3):
         encoded = base64.b64encode(b"a" * shift + b"planted-text" + b"bcd").decode()
         assert within(encoded, {"it": "planted-text"}) == ["it"]
+
+
+def test_the_argument_lists_of_hosts_are_seen(planted: tuple[Planted, str]) -> None:
+    assert "planted-argument" in planted[1]
 
 
 def test_pyinfra_shows_no_secret_however_much_it_is_asked_to(
