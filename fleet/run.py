@@ -31,7 +31,8 @@ RESTART = "deploys/pgbouncer_restart.py"
 # or interrupts it, is not to meet the others at the same time.
 ONE_BY_ONE = ("deploys/pgbouncer.py", RESTART)
 # Deploys that are not named like the group that they are for.
-GROUP_OF = {"agent_rollback": "agent"}
+ROLLBACK = "deploys/agent_rollback.py"
+GROUP_OF = {Path(ROLLBACK).stem: "agent"}
 
 
 class RunError(Exception):
@@ -106,6 +107,12 @@ def _where(fleet: Fleet, options: argparse.Namespace, deploys: list[str]) -> dic
     members["access"] = members["pem_server"] if fleet.access is not None else []
     members[Path(RESTART).stem] = members["pgbouncer"]
     everywhere = [host.name for host in fleet.machines()]
+    if ROLLBACK in deploys and (not options.limit or options.limit in members):
+        example = next(iter(members["agent"]), "…")
+        raise RunError(
+            f"{ROLLBACK} goes to one host at a time, not to the group {options.limit or 'agent'}"
+            f"\nHINT: make agent-rollback INVENTORY={options.inventory} HOST={example}"
+        )
     wanted = members.get(options.limit, [options.limit]) if options.limit else everywhere
     group = {deploy: GROUP_OF.get(Path(deploy).stem, Path(deploy).stem) for deploy in deploys}
     hosts = {

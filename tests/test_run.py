@@ -120,6 +120,16 @@ def test_an_agent_is_rolled_back_by_its_hosts_name_alone():
     ) in said
 
 
+@pytest.mark.parametrize("limits", [["--limit", "agent"], []], ids=["a group", "no limit"])
+def test_agents_are_not_rolled_back_all_at_once(run, inventory, limits):
+    code, said = run("deploy", inventory, "deploys/agent_rollback.py", *limits)
+    assert code == 1
+    assert said == (
+        "deploys/agent_rollback.py goes to one host at a time, not to the group agent"
+        f"\nHINT: make agent-rollback INVENTORY={inventory} HOST=app1\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("deploys", "limit", "idle"),
     [
