@@ -107,6 +107,8 @@ back() {
     while read -r mode owner name path; do
         if [ "$mode" = - ]; then rm -f "$path"; else replace "$backup/$name" "$mode" "$owner" "$path"; fi
     done <"$backup/paths"
+    # An agent that waits for a frozen pooler may not heed SIGTERM; systemd would kill it after 90 s.
+    timeout 10 systemctl stop "$unit" || systemctl kill --signal=KILL "$unit" || :
     restart
     end_trial
 }

@@ -119,6 +119,16 @@ def test_going_back_restores_every_file_with_its_mode_and_takes_the_settings_awa
     assert machine.run("back").returncode == 0, "twice is as good as once"
 
 
+def test_an_agent_that_does_not_stop_is_killed_on_its_way_back(machine):
+    before = machine.files()
+    machine.begin()
+    machine.systemctl('[ "$1" != stop ]')
+    assert machine.run("back").returncode == 0
+    killed = ["stop pemagent", "kill --signal=KILL pemagent"]
+    assert machine.asked()[-5:] == [*killed, *RESTARTED, DISARMED]
+    assert machine.files() == before
+
+
 def test_going_back_restores_the_units_settings_that_were_there(machine):
     machine.settings.parent.mkdir()
     machine.settings.write_text("as it was\n")
