@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TypeVar
 
+import gevent
 import gevent.lock
 from paramiko import SSHException
 from pyinfra import logger, state
@@ -13,7 +14,11 @@ from fleet.platforms import Family, family_of
 
 Answer = TypeVar("Answer")
 
-_TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 10
+# pyinfra's own time-out begins once a command runs: a frozen host never lets it begin, and its
+# kernel still takes connections.
+_BEGIN_SECONDS = 1
+_CONNECT_SECONDS = 20
 # One at a time: two greenlets that connect to one host at once lose one another's answers.
 _connecting = gevent.lock.RLock()
 _families: dict[str, Family] = {}
@@ -33,7 +38,8 @@ def family_on(name: str) -> Family | None:
     with _connecting:
         if name not in _families and name not in _unreachable:
             try:
-                _families[name] = family_of(state.inventory.get_host(name))
+                with gevent.Timeout(_CONNECT_SECONDS, TimeoutError("it does not answer")):
+                    _families[name] = family_of(state.inventory.get_host(name))
             except (ConnectError, SSHException, OSError) as error:
                 _unreachable.add(name)
                 logger.warning(f"{name} cannot be reached: {error}")
@@ -41,16 +47,20 @@ def family_on(name: str) -> Family | None:
 
 
 def ask(name: str, fact: type[FactBase[Answer]], user: str, **arguments: object) -> Answer | None:
-    """What a fact says on another host, or None when that host does not answer."""
+    """What a fact says on another host, or None when that host does not answer.
+
+    A host that is frozen takes some seconds more than TIMEOUT_SECONDS.
+    """
     try:
-        return state.inventory.get_host(name).get_fact(
-            fact,
-            _sudo=True,
-            _sudo_user=user,
-            _timeout=_TIMEOUT_SECONDS,
-            _ignore_errors=True,
-            **arguments,
-        )
+        with gevent.Timeout(TIMEOUT_SECONDS + _BEGIN_SECONDS, TimeoutError("it is silent")):
+            return state.inventory.get_host(name).get_fact(
+                fact,
+                _sudo=True,
+                _sudo_user=user,
+                _timeout=TIMEOUT_SECONDS,
+                _ignore_errors=True,
+                **arguments,
+            )
     except (ConnectError, SSHException, OSError) as error:
         logger.warning(f"{name} does not answer: {error}")
         return None

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from fleet.agent_config import AgentConfig
 from fleet.facts.pem import PemAgents, Registered
 from fleet.facts.pgbouncer import Client
+from fleet.findings import Way
 from fleet.hosts import Fleet, Host
 
 # PEM counts an agent as down 30 s after its last heartbeat: tolerance 15 s and interval 15 s.
@@ -24,9 +24,11 @@ class Heartbeat:
     age_seconds: of its last heartbeat, None before the first.
     pooler: the host that it is a client of, '' when of none; connected_seconds: since when.
     user: the role that it is logged in as, '' when it is not.
-    direct: its address has a backend of its own on the server.
+    direct: it is logged in to the server itself, by a role of its own from whichever address, or
+    by the pooled one from its own address.
     spoolers: keys of its agent.cfg that are on and keep it direct; known only where its host was
     asked.
+    answered_at: the moment of time.monotonic() up to which age_seconds counts.
     """
 
     agent: str
@@ -40,9 +42,10 @@ class Heartbeat:
     display_name: str = ""
     spoolers: tuple[str, ...] = ()
     answered: bool = True
+    answered_at: float = 0.0
 
     @property
-    def path(self) -> Literal["pooled", "direct", "none"]:
+    def way(self) -> Way:
         """The way by which it is logged in; "direct" also when it is so beside a pooler."""
         if self.direct:
             return "direct"
@@ -58,18 +61,22 @@ class Heartbeat:
         """Alive, and by a heartbeat that came through the pooler."""
         return (
             self.alive
-            and self.path == "pooled"
+            and self.way == "pooled"
             and (self.age_seconds or 0.0) <= self.connected_seconds + _CLOCK_SECONDS
         )
 
     @property
     def well(self) -> bool:
         """Alive the way it should be: through a pooler, or directly when it has spoolers."""
-        return self.alive and self.path == "direct" if self.spoolers else self.fresh
+        return self.alive and self.way == "direct" if self.spoolers else self.fresh
 
-    def beat_within(self, seconds: float) -> bool:
-        """Whether a heartbeat came in the last `seconds`, whichever way."""
-        return self.active and self.age_seconds is not None and self.age_seconds < seconds
+    def beat_after(self, moment: float) -> bool:
+        """Whether a heartbeat came after a moment of time.monotonic(), whichever way."""
+        return (
+            self.active
+            and self.age_seconds is not None
+            and self.answered_at - self.age_seconds > moment
+        )
 
     def sentence(self) -> str:
         """What there is to say of it, for people."""
@@ -80,11 +87,11 @@ class Heartbeat:
         registered = f"registered as id {self.agent_id}" + ("" if self.active else " (inactive)")
         if self.age_seconds is None:
             return f"{registered}, no heartbeat yet"
-        return f"{registered}, last heartbeat {self.age_seconds:.0f} s ago, {self._way()}"
+        return f"{registered}, last heartbeat {self.age_seconds:.0f} s ago, {self._login()}"
 
-    def _way(self) -> str:
+    def _login(self) -> str:
         why = f", as it must with {', '.join(self.spoolers)}" if self.spoolers else ""
-        if self.path == "direct" and not self.pooler:
+        if self.way == "direct" and not self.pooler:
             return f"directly as {self.user}{why}"
         through = f"through {self.pooler} as {self.user}" if self.pooler else "through no pooler"
         return through + (", and directly" if self.direct else "")
@@ -109,6 +116,7 @@ def heartbeat(
     found: PemAgents | None,
     clients: dict[str, list[Client]],
     config: AgentConfig | None = None,
+    answered_at: float = 0.0,
 ) -> Heartbeat:
     """One agent, from what PEM's database and the poolers that answered (by name) say.
 
@@ -138,6 +146,7 @@ def heartbeat(
         display_name=agent["name"] if agent else "",
         spoolers=config.spoolers if config else (),
         answered=found is not None,
+        answered_at=answered_at,
     )
 
 

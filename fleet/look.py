@@ -249,7 +249,7 @@ def _agent(seen: Heartbeat, blackouts: dict[str, str]) -> Agent:
     return Agent(
         name=seen.agent,
         id=seen.agent_id,
-        way=seen.path,
+        way=seen.way,
         pooler=seen.pooler,
         heartbeat_age_seconds=seen.age_seconds,
         active=seen.active,

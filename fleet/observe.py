@@ -4,28 +4,44 @@ Every host is asked over its ssh connection, so nothing else need be reachable f
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+import gevent
 import gevent.lock
 import gevent.pool
 from pyinfra import state
 
 from fleet.agent_config import AgentConfig
-from fleet.asking import ask, family_on, leave_out
+from fleet.asking import TIMEOUT_SECONDS, ask, family_on, leave_out
 from fleet.facts.files import FileBytes
 from fleet.facts.pem import PemAgents, RegisteredAgents
 from fleet.facts.pgbouncer import Client, PgBouncerClients
 from fleet.heartbeats import Heartbeat, heartbeat, heartbeats
 from fleet.hosts import Fleet, PemServer
 from fleet.places import place_on
-from fleet.platforms import PEM_AGENT_CONFIG, Pooler, postgres
+from fleet.platforms import PEM_AGENT_CONFIG, postgres
 from fleet.pooler import consoles
 
 # Many agents wait for their heartbeats at once: one asks, all read the answer.
 ANSWER_SECONDS = 1.0
 _AT_ONCE = 20
 _asking = gevent.lock.RLock()
-_answer: tuple[float, PemAgents | None, dict[str, list[Client]]] = (0.0, None, {})
+
+
+class Seen(NamedTuple):
+    """What PEM's database said, and the poolers by name; None and absent: those that did not.
+
+    answered_at: when the database did; until: how long this may be read. Both of time.monotonic().
+    """
+
+    found: PemAgents | None
+    clients: dict[str, list[Client]]
+    answered_at: float
+    until: float
+
+
+_last = Seen(None, {}, 0.0, 0.0)
 
 
 def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbeat]:
@@ -36,10 +52,11 @@ def observe(fleet: Fleet, unreachable: Iterable[str] = ()) -> dict[str, Heartbea
     agent.cfg where pyinfra is connected to them.
     """
     leave_out(unreachable)
-    found, clients = _seen(fleet)
+    seen = _seen(fleet)
     names = [host.name for host in fleet.agent.hosts if _connected(host.name)]
     asked = zip(names, gevent.pool.Pool(_AT_ONCE).imap(_config, names), strict=True)
-    return heartbeats(fleet, found, clients, {name: config for name, config in asked if config})
+    configs = {name: config for name, config in asked if config}
+    return heartbeats(fleet, seen.found, seen.clients, configs)
 
 
 def heartbeat_of(fleet: Fleet, agent: str, config: AgentConfig | None = None) -> Heartbeat:
@@ -48,36 +65,68 @@ def heartbeat_of(fleet: Fleet, agent: str, config: AgentConfig | None = None) ->
     Raises KeyError when the inventory has no such agent.
     """
     hosts = {host.name: host for host in fleet.agent.hosts}
-    return heartbeat(fleet, hosts[agent], *_seen(fleet), config)
+    seen = _seen(fleet)
+    return heartbeat(fleet, hosts[agent], seen.found, seen.clients, config, seen.answered_at)
 
 
-def _seen(fleet: Fleet) -> tuple[PemAgents | None, dict[str, list[Client]]]:
+def awaited(
+    fleet: Fleet,
+    agent: str,
+    config: AgentConfig | None,
+    holds: Callable[[Heartbeat], bool],
+    deadline: float,
+) -> Heartbeat:
+    """The agent's heartbeat as soon as it `holds`, or the one seen last when time is up.
+
+    deadline: of time.monotonic(). With a host that is frozen the last answer comes some ten
+    seconds later.
+    """
+    while True:
+        seen = heartbeat_of(fleet, agent, config)
+        if holds(seen) or time.monotonic() > deadline:
+            return seen
+        gevent.sleep(0.5)
+
+
+def _seen(fleet: Fleet) -> Seen:
     """What PEM's database and the poolers said within the last second."""
-    global _answer  # noqa: PLW0603  one answer for all greenlets of a run
+    global _last  # noqa: PLW0603  one answer for all greenlets of a run
     with _asking:
-        asked, found, clients = _answer
-        if time.monotonic() - asked < ANSWER_SECONDS:
-            return found, clients
-        # Of several hosts the primary answers alone.
-        answers = (_registered(fleet.pem_server, host.name) for host in fleet.pem_server.hosts)
-        found = next((answer for answer in answers if answer is not None), None)
-        clients = {
-            host.name: _clients(fleet, host.name, place)
-            for host in fleet.pgbouncer.hosts
-            if (place := place_on(fleet.pgbouncer, host.name))
+        if time.monotonic() < _last.until:
+            return _last
+        # All at once: the one that is frozen must not make old what the others say.
+        poolers = {
+            host.name: gevent.spawn(_clients, fleet, host.name) for host in fleet.pgbouncer.hosts
         }
-        _answer = (time.monotonic(), found, clients)
-        return found, clients
+        servers = [
+            gevent.spawn(_registered, fleet.pem_server, host.name)
+            for host in fleet.pem_server.hosts
+        ]
+        # Of several hosts the primary answers alone.
+        answers = [answer for server in servers if (answer := server.get())]
+        found, answered_at = answers[0] if answers else (None, 0.0)
+        asked = {name: pooler.get() for name, pooler in poolers.items()}
+        clients = {name: there for name, there in asked.items() if there is not None}
+        _last = Seen(found, clients, answered_at, time.monotonic() + ANSWER_SECONDS)
+        return _last
 
 
-def _clients(fleet: Fleet, name: str, place: Pooler) -> list[Client]:
-    """The clients of all processes of one pooler; none of those whose console does not answer."""
-    port = fleet.pgbouncer.listen_port
-    return [
-        client
-        for directory in consoles(fleet, place)
-        for client in ask(name, PgBouncerClients, place.user, directory=directory, port=port) or ()
-    ]
+def _clients(fleet: Fleet, name: str) -> list[Client] | None:
+    """The clients of all processes of one pooler, but of those whose console does not answer.
+
+    None when the host cannot be reached.
+    """
+    # A frozen host is asked once, not again for each of its processes.
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    place, port = place_on(fleet.pgbouncer, name), fleet.pgbouncer.listen_port
+    if place is None:
+        return None
+    found: list[Client] = []
+    for directory in consoles(fleet, place):
+        if time.monotonic() < deadline:
+            asked = ask(name, PgBouncerClients, place.user, directory=directory, port=port)
+            found += asked or ()
+    return found
 
 
 def _connected(name: str) -> bool:
@@ -91,14 +140,15 @@ def _config(name: str) -> AgentConfig | None:
     return None if content is None else AgentConfig(content)
 
 
-def _registered(server: PemServer, name: str) -> PemAgents | None:
-    """PEM's agents as one of its database hosts knows them; None from a standby."""
+def _registered(server: PemServer, name: str) -> tuple[PemAgents, float] | None:
+    """PEM's agents as one of its database hosts knows them, and when; None from a standby."""
     family = family_on(name)
     if family is None:
         return None
-    return ask(
+    found = ask(
         name,
         RegisteredAgents,
         postgres(family, server.vendor, server.postgres_version).user,
         port=server.port,
     )
+    return None if found is None else (found, time.monotonic())

@@ -9,6 +9,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.certificates", "tests.planning")
 
+from fleet.observe import Seen
 from tests.planning import make_plan
 from tests.samples import sample_authority, sample_fleet
 
@@ -38,7 +39,7 @@ def fleet(authority):
 def plan(fleet, monkeypatch):
     """plan(deploy, host, facts): see tests/planning.py. of: another fleet than the usual one."""
     # A host's answers, and what was told of it, are remembered for a run; each test is one.
-    monkeypatch.setattr("fleet.observe._answer", (0.0, None, {}))
+    monkeypatch.setattr("fleet.observe._last", Seen(None, {}, 0.0, 0.0))
     monkeypatch.setattr("fleet.asking._families", {})
     monkeypatch.setattr("fleet.operations.commands._told", set())
 

@@ -139,8 +139,9 @@ def test_an_agent_that_does_not_beat_through_a_pooler_goes_back_and_fails_its_ho
 def test_a_heartbeat_counts_when_it_came_through_a_pooler_after_the_restart(fleet, age, proven):
     found = facts(POOLED, age=age)[RegisteredAgents]
     clients = {"bouncer1": [CLIENT]}
-    seen = heartbeat(fleet, fleet.agent.hosts[0], found, clients, AgentConfig(POOLED))
-    assert agent_move.came_through(seen, elapsed_seconds=3.0) is proven
+    agent = fleet.agent.hosts[0]
+    seen = heartbeat(fleet, agent, found, clients, AgentConfig(POOLED), answered_at=1003.0)
+    assert agent_move.came_through(seen, moment=1000.0) is proven
 
 
 def test_an_agent_with_a_connection_string_is_not_moved(plan, fleet, caplog):

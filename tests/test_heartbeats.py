@@ -142,7 +142,7 @@ def test_an_agent_on_a_poolers_host_is_not_direct_by_the_poolers_own_backends(fl
 
 
 @pytest.mark.parametrize(
-    ("clients", "backends", "path"),
+    ("clients", "backends", "way"),
     [
         (ONE_CLIENT, (), "pooled"),
         ({}, (backend(user="agent7"),), "direct"),
@@ -151,8 +151,8 @@ def test_an_agent_on_a_poolers_host_is_not_direct_by_the_poolers_own_backends(fl
     ],
     ids=["through a pooler", "directly", "both ways", "not logged in"],
 )
-def test_the_way_of_an_agent_is_pooled_direct_or_none(fleet, clients, backends, path):
-    assert seen(fleet, [agent(4.2)], clients, backends).path == path
+def test_the_way_of_an_agent_is_pooled_direct_or_none(fleet, clients, backends, way):
+    assert seen(fleet, [agent(4.2)], clients, backends).way == way
 
 
 def test_an_agent_whose_host_was_asked_is_known_by_its_id_whatever_its_display_name(fleet):

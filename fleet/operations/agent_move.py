@@ -7,10 +7,9 @@ import base64
 import hashlib
 import shlex
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Literal
 
-import gevent
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, operation
 from pyinfra.api.command import PyinfraCommand
@@ -21,7 +20,7 @@ from fleet.facts.files import FileBytes
 from fleet.facts.pem import AgentBackups, LastLine
 from fleet.heartbeats import Heartbeat
 from fleet.hosts import Fleet
-from fleet.observe import ANSWER_SECONDS, heartbeat_of
+from fleet.observe import ANSWER_SECONDS, awaited, heartbeat_of
 from fleet.operations.commands import fail, shell, tell
 from fleet.operations.files import File
 from fleet.operations.pem import agent_config, verification
@@ -116,8 +115,11 @@ def moved(
     proven: list[bool] = []
 
     def wait(state: State, host: Host) -> bool:  # noqa: ARG001  pyinfra passes both
-        seen = _wait(fleet, host, config, restarted, started + TRIAL_SECONDS, came_through)
-        proven[:] = [came_through(seen, time.monotonic() - restarted)]
+        def holds(seen: Heartbeat) -> bool:
+            return came_through(seen, restarted)
+
+        seen = awaited(fleet, host.name, config, holds, started + TRIAL_SECONDS)
+        proven[:] = [holds(seen)]
         if not proven[0]:
             logger.error(
                 f"{host.print_prefix}no heartbeat of agent {config.agent_id} came through a pooler"
@@ -172,31 +174,15 @@ trap - EXIT
 """
 
 
-def came_through(seen: Heartbeat, elapsed_seconds: float) -> bool:
-    """A heartbeat through a pooler, later than `elapsed_seconds` ago."""
-    # The answer may be a second old.
-    return seen.fresh and seen.beat_within(elapsed_seconds - ANSWER_SECONDS)
+def came_through(seen: Heartbeat, moment: float) -> bool:
+    """A heartbeat through a pooler, after a moment of time.monotonic()."""
+    # The answer may have been a second on its way.
+    return seen.fresh and seen.beat_after(moment + ANSWER_SECONDS)
 
 
-def came_directly(seen: Heartbeat, elapsed_seconds: float) -> bool:
-    """A heartbeat around the poolers, later than `elapsed_seconds` ago."""
-    return seen.path != "pooled" and seen.beat_within(elapsed_seconds - ANSWER_SECONDS)
-
-
-def _wait(
-    fleet: Fleet,
-    host: Host,
-    config: AgentConfig,
-    since: float,
-    deadline: float,
-    holds: Callable[[Heartbeat, float], bool],
-) -> Heartbeat:
-    """The agent's heartbeat when it `holds`, or at the deadline; times are monotonic."""
-    while True:
-        seen = heartbeat_of(fleet, host.name, config)
-        if holds(seen, time.monotonic() - since) or time.monotonic() > deadline:
-            return seen
-        gevent.sleep(0.5)
+def came_directly(seen: Heartbeat, moment: float) -> bool:
+    """A heartbeat around the poolers, after a moment of time.monotonic()."""
+    return seen.way != "pooled" and seen.beat_after(moment + ANSWER_SECONDS)
 
 
 def _returned(fleet: Fleet, config: AgentConfig, said: str, *, success: bool) -> FunctionCommand:
@@ -204,8 +190,11 @@ def _returned(fleet: Fleet, config: AgentConfig, said: str, *, success: bool) ->
     restarted = time.monotonic()
 
     def wait(state: State, host: Host) -> bool:  # noqa: ARG001  pyinfra passes both
-        seen = _wait(fleet, host, config, restarted, restarted + RETURN_SECONDS, came_directly)
-        beats = came_directly(seen, time.monotonic() - restarted)
+        def holds(seen: Heartbeat) -> bool:
+            return came_directly(seen, restarted)
+
+        seen = awaited(fleet, host.name, config, holds, restarted + RETURN_SECONDS)
+        beats = holds(seen)
         say = logger.info if beats and success else logger.error
         verdict = "it beats again" if beats else f"but no heartbeat within {RETURN_SECONDS} s"
         say(f"{host.print_prefix}{said}, {verdict}: {seen.sentence()}")

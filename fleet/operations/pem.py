@@ -5,7 +5,6 @@ import shlex
 import time
 from collections.abc import Generator
 
-import gevent
 from paramiko import SSHException
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, StringCommand, operation
@@ -17,7 +16,7 @@ from fleet.facts.files import FileBytes, FileStates
 from fleet.facts.pem import AgentVerification
 from fleet.facts.postgres import psql
 from fleet.hosts import Fleet, PemServer
-from fleet.observe import heartbeat_of
+from fleet.observe import awaited, heartbeat_of
 from fleet.operations.commands import fail, shell
 from fleet.operations.files import BACKUP, change
 from fleet.platforms import (
@@ -286,14 +285,10 @@ def beats(fleet: Fleet) -> Generator[PyinfraCommand, None, None]:
 
     def wait(state: State, host: Host) -> bool:  # noqa: ARG001  pyinfra passes both
         deadline = time.monotonic() + HEARTBEAT_DEADLINE_SECONDS
-        while True:
-            seen = heartbeat_of(fleet, host.name, config)
-            if seen.fresh:
-                logger.info(f"{host.print_prefix}{seen.sentence()}")
-                return True
-            if time.monotonic() > deadline:
-                break
-            gevent.sleep(1)
+        seen = awaited(fleet, host.name, config, lambda seen: seen.fresh, deadline)
+        if seen.fresh:
+            logger.info(f"{host.print_prefix}{seen.sentence()}")
+            return True
         logger.error(
             f"{host.print_prefix}no heartbeat through a pooler within"
             f" {HEARTBEAT_DEADLINE_SECONDS} s: {seen.sentence()}"
