@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -21,6 +22,7 @@ HOST = "agent3"
 CONFIG = "/usr/edb/pem/agent/etc/agent.cfg"
 WORKER = "/usr/edb/pem/agent/bin/pemworker"
 DROP_IN = "/etc/systemd/system/pemagent.service.d/pem-fleet.conf"
+HOLD = "/etc/systemd/system/pemagent.service.d/hold.conf"
 HOME = "/etc/pem-fleet/agent"
 DISPLAY_NAME = "db-17.example.com"
 
@@ -109,6 +111,10 @@ class Agent:
     def beats_directly(self) -> bool:
         return self.backends() > 0 and self.pooled() == 0 and self.heartbeat_age() < 5
 
+    def is_back(self) -> bool:
+        """On its former agent.cfg, and it beats; no pooler is asked."""
+        return self.config() == self.text and self.backends() > 0 and self.heartbeat_age() < 5
+
     def assert_untouched_trial_over(self) -> None:
         """Nothing of a trial is left, but its backup."""
         assert self.config() == self.text
@@ -151,6 +157,48 @@ def heartbeats_refused(lab: Lab, agent: Agent) -> Iterator[None]:
 
 
 @contextmanager
+def poolers_stopped(lab: Lab, agent: Agent) -> Iterator[None]:  # noqa: ARG001  as the others
+    """PgBouncer runs on no pooler."""
+    poolers = [host.name for host in lab.fleet.pgbouncer.hosts]
+    try:
+        for name in poolers:
+            # At once: in good order it would wait for its clients.
+            lab.run(name, "systemctl stop --no-block pgbouncer; systemctl kill -s KILL pgbouncer")
+        yield
+    finally:
+        for name in poolers:
+            lab.run(name, "systemctl start pgbouncer")
+
+
+@contextmanager
+def poolers_frozen(lab: Lab, agent: Agent) -> Iterator[None]:  # noqa: ARG001  as the others
+    """The poolers' hosts stand still: their kernels take connections, nobody answers."""
+    poolers = [host.name for host in lab.fleet.pgbouncer.hosts]
+    try:
+        lab.command("pause", *poolers)
+        yield
+    finally:
+        lab.command("resume", *poolers)
+
+
+HELD = """\
+[Service]
+ExecStartPre=timeout 15 sh -c 'until [ -e /run/go ]; do sleep 0.2; done'
+"""
+
+
+@contextmanager
+def held_at_its_start(lab: Lab) -> Iterator[None]:
+    """The agent does not start before there is /run/go: meanwhile the poolers can be broken."""
+    lab.run(HOST, f"rm -f /run/go; mkdir -p {HOLD.rpartition('/')[0]}")
+    lab.run(HOST, f"cat > {HOLD} <<'EOF'\n{HELD}EOF\nsystemctl daemon-reload")
+    try:
+        yield
+    finally:
+        lab.run(HOST, f"rm -f /run/go {HOLD}; systemctl daemon-reload")
+
+
+@contextmanager
 def poolers_out_of_reach(lab: Lab) -> Iterator[None]:
     """The agent's host cannot connect to any pooler."""
     poolers = " ".join(host.address for host in lab.fleet.pgbouncer.hosts)
@@ -176,27 +224,45 @@ def test_an_agent_whose_poolers_cannot_be_reached_is_not_interrupted(
     assert agent.pooled() == 0
 
 
-def test_an_agent_whose_heartbeats_fail_through_the_poolers_beats_directly_within_60_s(
-    lab: Lab, agent: Agent
+Breaks = Callable[[Lab, Agent], AbstractContextManager[None]]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [heartbeats_refused, poolers_stopped, poolers_frozen],
+    ids=["heartbeats are refused", "PgBouncer is stopped", "the poolers' hosts are frozen"],
+)
+def test_an_agent_on_trial_beats_directly_within_60_s_when_the_poolers_break(
+    lab: Lab, agent: Agent, broken: Breaks
 ) -> None:
-    with heartbeats_refused(lab, agent), _run() as run:
+    with held_at_its_start(lab), _run() as run:
         within(180, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
-        within(60, "it beats directly again", lambda: _is_back(agent))
-        said = run.communicate(timeout=60)[0]
+        began = time.monotonic()
+        with broken(lab, agent):
+            lab.run(HOST, "touch /run/go")
+            left = began + 60 - time.monotonic()
+            within(left, "it beats directly again", agent.is_back)
+            said = run.communicate(timeout=60)[0]
     assert run.returncode != 0
-    assert f"no heartbeat of agent {agent.id} came through a pooler within 35 s" in said
-    assert "planted failure" in said, "the agent's own reason"
+    assert f"no heartbeat of agent {agent.id} came through a pooler within 35 s" in said, said
+    if broken is heartbeats_refused:
+        assert "planted failure" in said, "the agent's own reason"
     assert "the former agent.cfg is back, it beats again" in said
     agent.assert_untouched_trial_over()
 
 
-def test_a_host_goes_back_by_itself_when_the_operators_machine_is_lost(
-    lab: Lab, agent: Agent
+@pytest.mark.parametrize("power", ["stays", "is lost"])
+def test_a_host_goes_back_by_itself_when_the_operators_machine_is_lost_and_its_power(
+    lab: Lab, agent: Agent, power: str
 ) -> None:
     with heartbeats_refused(lab, agent), _run() as run:
         within(180, "the trial begins", lambda: lab.on(HOST).file(f"{HOME}/trial").exists)
         run.kill()
-        within(60, "it beats directly again", lambda: _is_back(agent))
+        if power == "is lost":
+            with lab.without(HOST):
+                pass
+            assert lab.on(HOST).file(f"{HOME}/trial").exists, "it went down in mid-trial"
+        within(60, "it beats directly again", agent.is_back)
     agent.assert_untouched_trial_over()
 
 
@@ -223,10 +289,6 @@ def _run() -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def _is_back(agent: Agent) -> bool:
-    return agent.config() == agent.text and agent.beats_directly()
 
 
 def test_an_agent_that_moved_keeps_its_id_and_everything_in_its_file(
@@ -270,13 +332,15 @@ def test_the_backup_of_a_moved_agent_is_for_root_alone(lab: Lab, agent: Agent) -
 
 
 def test_a_moved_agent_returns_to_its_backup(lab: Lab, agent: Agent) -> None:
-    key = f"/root/.pem/agent{agent.id}.key"
-    papers = lab.run(HOST, f"sha256sum {key}; rm {key}").splitlines()[0]
+    papers = " ".join(f"/root/.pem/agent{agent.id}.{kind}" for kind in ("crt", "key"))
+    compared = f"sha256sum {papers}; stat -c '%a %U:%G' {papers}"
+    before = lab.run(HOST, compared)
+    lab.run(HOST, f"rm {papers}")
     run = pyinfra("deploy", "deploys/agent_rollback.py", limit=HOST)
     assert run.returncode == 0, run.stdout
     within(20, "it beats directly", agent.beats_directly)
     agent.assert_untouched_trial_over()
-    assert lab.run(HOST, f"sha256sum {key}; stat -c %a {key}").splitlines() == [papers, "600"]
+    assert lab.run(HOST, compared) == before
     again = pyinfra("unchanged", "deploys/agent_rollback.py", limit=HOST)
     assert again.returncode == 0, again.stdout
 
@@ -314,12 +378,8 @@ def test_an_inactive_agent_keeps_its_id_even_with_a_pemworker_that_gives_it_anot
     lab: Lab, agent: Agent
 ) -> None:
     lab.sql(f"UPDATE pem.agent SET active = false WHERE id = {agent.id}")
-    lab.run(HOST, f"mv {WORKER} {WORKER}.real && cat > {WORKER} <<'EOF'\n{OLD_PEMWORKER}EOF")
-    lab.run(HOST, f"chmod 755 {WORKER}")
-    try:
+    with old_pemworker(lab):
         run = pyinfra("deploy", "deploys/agent.py", limit=HOST)
-    finally:
-        lab.run(HOST, f"mv {WORKER}.real {WORKER}")
     assert run.returncode == 0, run.stdout
     assert f"\nagent_id = {agent.id}\n" in agent.config()
     assert "our_own_key = stays" in agent.config()
@@ -331,6 +391,18 @@ def test_an_inactive_agent_keeps_its_id_even_with_a_pemworker_that_gives_it_anot
     assert again.returncode == 0, again.stdout
 
 
+@contextmanager
+def old_pemworker(lab: Lab, seconds_after: int = 0) -> Iterator[None]:
+    """A pemworker that gives an agent a new id, and goes on for some time after it did."""
+    text = OLD_PEMWORKER.replace("SECONDS_AFTER", str(seconds_after))
+    lab.run(HOST, f"mv {WORKER} {WORKER}.real && cat > {WORKER} <<'EOF'\n{text}EOF")
+    lab.run(HOST, f"chmod 755 {WORKER}")
+    try:
+        yield
+    finally:
+        lab.run(HOST, f"mv {WORKER}.real {WORKER}")
+
+
 OLD_PEMWORKER = f"""\
 #!/bin/bash
 # Does not know the key: it leaves `-o agent_id=…` out.
@@ -340,5 +412,8 @@ while [ $# -gt 0 ]; do
     kept+=("$1")
     shift
 done
-exec {WORKER}.real "${{kept[@]}}"
+{WORKER}.real "${{kept[@]}}"
+code=$?
+[[ " ${{kept[*]}} " != *" --register-agent "* ]] || sleep SECONDS_AFTER
+exit $code
 """
