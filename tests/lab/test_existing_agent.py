@@ -391,6 +391,30 @@ def test_an_inactive_agent_keeps_its_id_even_with_a_pemworker_that_gives_it_anot
     assert again.returncode == 0, again.stdout
 
 
+def test_a_registration_that_was_cut_off_half_way_ends_with_the_old_id_and_one_active_row(
+    lab: Lab, agent: Agent
+) -> None:
+    promised = f"{HOME}/agent_id"
+    before = lab.sql("SELECT max(id) FROM pem.agent")
+    lab.sql(f"UPDATE pem.agent SET active = false WHERE id = {agent.id}")
+    active = f"SELECT id FROM pem.agent WHERE description = '{DISPLAY_NAME}' AND active"
+    with old_pemworker(lab, seconds_after=20), _run() as cut_off:
+        within(180, "pemworker has made a new row", lambda: lab.sql(active) != "")
+        within(5, "and written its id", lambda: f"agent_id = {agent.id}\n" not in agent.config())
+        cut_off.kill()
+    new = lab.sql(active)
+    assert int(new) > int(before)
+    assert lab.on(HOST).file(promised).content_string == f"{agent.id}\n"
+    assert agent.config().replace(" ", "").count(f"agent_id={new}\n") == 1
+
+    run = pyinfra("deploy", "deploys/agent.py", limit=HOST)
+    assert run.returncode == 0, run.stdout
+    assert lab.sql(active) == str(agent.id)
+    assert agent.config().replace(" ", "").count(f"\nagent_id={agent.id}\n") == 1
+    assert not lab.on(HOST).file(promised).exists
+    assert (agent.pooled(), agent.heartbeat_age() < 30) == (1, True)
+
+
 @contextmanager
 def old_pemworker(lab: Lab, seconds_after: int = 0) -> Iterator[None]:
     """A pemworker that gives an agent a new id, and goes on for some time after it did."""
