@@ -19,7 +19,7 @@ def agent(name, agent_id, age, through):
     user = "pem_agent_user1" if through else ""
     seen = Heartbeat(name, agent_id, True, age, through, user, 3600.0, direct=False)
     return Agent(
-        name, agent_id, seen.path, through, age, True, "", seen.well, seen.sentence()
+        name, agent_id, seen.way, through, age, True, "", seen.well, seen.sentence()
     )  # fmt: skip
 
 
