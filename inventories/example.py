@@ -5,7 +5,7 @@
     make plan   INVENTORY=inventories/site.py
     make deploy INVENTORY=inventories/site.py
 
-Every setting that a role knows, with its meaning and default, is in fleet/hosts.py.
+Every setting that a role knows, with its meaning and default, is in its class: see fleet/hosts.py.
 """
 
 from fleet.hosts import Agent, CertificateAuthority, Fleet, Host, PemServer, PgBouncer
