@@ -3,7 +3,8 @@
     pyinfra inventories/example.py deploys/pgbouncer.py
 
 The new configuration is proven by a second instance and a login to the database before it
-replaces the running one. PgBouncer is reloaded: agents keep their connections.
+replaces the running one. PgBouncer is reloaded: agents keep their connections. `make deploy` takes
+one pooler after the other; pyinfra itself goes to all of them at once, unless it is told --limit.
 """
 
 from pyinfra import host
