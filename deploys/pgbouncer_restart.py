@@ -11,13 +11,13 @@ from pyinfra.api import deploy
 from pyinfra.api.exceptions import DeployError
 
 from fleet import is_entrypoint
-from fleet.asking import ask
-from fleet.facts.pgbouncer import PgBouncerConfig
+from fleet.asking import ask, family_on
+from fleet.facts.poolers import PortHolders
 from fleet.hosts import Fleet, Host
 from fleet.operations.pgbouncer import restarted
-from fleet.places import place_here, place_on
+from fleet.places import place_here
 from fleet.platforms import Pooler
-from fleet.pooler import consoles, runtime_settings
+from fleet.pooler import runtime_settings
 from fleet.processes import processes
 
 
@@ -33,16 +33,12 @@ def restart(fleet: Fleet, machine: Host, place: Pooler) -> None:
     )
 
 
-def serves(fleet: Fleet, name: str) -> bool:
-    """Whether the pooler on another host answers on its console."""
-    settings, place = fleet.pgbouncer, place_on(fleet.pgbouncer, name)
-    if place is None:
+def listens(fleet: Fleet, name: str) -> bool:
+    """Whether somebody takes connections on another pooler's port."""
+    if family_on(name) is None:
         return False
-    for console in consoles(fleet, place):
-        said = ask(name, PgBouncerConfig, place.user, directory=console, port=settings.listen_port)
-        if said:
-            return True
-    return False
+    holders = ask(name, PortHolders, "root", port=fleet.pgbouncer.listen_port)
+    return bool(holders)
 
 
 if is_entrypoint(__name__) and "pgbouncer" in host.groups:
@@ -58,10 +54,10 @@ if is_entrypoint(__name__) and "pgbouncer" in host.groups:
     if (
         settings.processes == 1
         and others
-        and not any(serves(host.data.fleet, one) for one in others)
+        and not any(listens(host.data.fleet, one) for one in others)
     ):
         raise DeployError(
-            f"{host.name} is the last pooler that serves: {', '.join(others)} does not answer;"
+            f"{host.name} is the last pooler: nobody listens on {', '.join(others)};"
             " nothing was restarted"
             f"\nHINT: make deploy INVENTORY=… DEPLOY=deploys/pgbouncer.py LIMIT={others[0]}"
         )
