@@ -1,7 +1,15 @@
 """No password and no private key is left anywhere: planted ones are searched after a full deploy.
 
-In a lab of its own: once deployed fresh with everything that pyinfra can show, then again with
-other passwords. The search is proven first, by markers that are put where it looks.
+In a lab of its own: deployed fresh with everything that pyinfra can show, then again with other
+passwords, while Postgres logs every statement and a direct agent is moved; then that agent is
+rolled back and a pooler restarted. The search is proven first, on every host, by markers that are
+put where it looks.
+
+Argument lists are read when the kernel tells that a program starts. One that ends at once may be
+missed, so the share that is seen is measured with such programs, and must be at least SEEN_SHARE.
+A secret in an argument list would be in three at least (the login's shell, sudo, sudo's shell), and
+in those of both deploys: all six unseen would be once in 15 000 times. What sudo ran is in its log
+without gaps, and that is searched as well.
 """
 
 import base64
@@ -10,6 +18,7 @@ import re
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +28,7 @@ from fleet import ROOT
 from fleet.run import DEPLOYS
 from lab.hosts import current_lab
 from tests.lab.conftest import INVENTORY, PYINFRA
+from tests.lab.test_existing_agent import REGISTER_DIRECTLY
 
 pytestmark = [
     pytest.mark.lab,
@@ -27,22 +37,9 @@ pytestmark = [
 
 HOSTS = ("pem1", "bouncer1", "agent1")
 
-# Every argument list on this machine, the lab's hosts' included: they share its kernel.
-SAMPLER = """
-import glob, sys, time
-seen = set()
-while True:
-    for path in glob.glob("/proc/[0-9]*/cmdline"):
-        try:
-            line = open(path, "rb").read()
-        except OSError:
-            continue
-        if line not in seen:
-            seen.add(line)
-            sys.stdout.buffer.write(line + b"\\n")
-            sys.stdout.flush()
-    time.sleep(0.005)
-"""
+# Of programs that end at once, this share is seen by tests/lab/watch_arguments.py at the least.
+SEEN_SHARE = 0.8
+SHORT_PROGRAMS = 100
 
 # What a host's ordinary users, its logs and its temporary folders hold. The needles are in a file
 # of root's alone, which no place of these is.
@@ -91,37 +88,96 @@ def forms(needle: str) -> set[str]:
     return {needle, *encoded}
 
 
+# More secrets than the lab's inventory has: monitoring, a user of another database.
+MORE = {
+    "    admin_networks=": """\
+    processes=2,
+    stats_user="planted_stats",
+    stats_password=secret("LAB_STATS_PASSWORD"),
+    admin_networks=""",
+    "fleet = Fleet(": """\
+from fleet.databases import Access, Database, PoolerRule, User
+
+access = Access(
+    databases=(Database(name="planted", owner="planted_owner", pooled=True),),
+    users=(
+        User(name="planted_owner", login=False),
+        User(
+            name="planted_user",
+            password=secret("LAB_USER_PASSWORD"),
+            databases=("planted",),
+            pooled=True,
+        ),
+    ),
+    pooler_rules=(PoolerRule(networks=(_lab.network,)),),
+)
+fleet = Fleet(access=access, """,
+    "if group in one.groups": f"if group in one.groups and one.name in {HOSTS}",
+}
+VARIABLES = tuple(f"LAB_{whose}_PASSWORD" for whose in ("ADMIN", "SUPERUSER", "STATS", "USER"))
+ROLES = ("pem_admin1", "postgres", "planted_stats", "planted_user")
+
+
 class Planted:
     """A lab with planted secrets, and everything that was said while it was deployed."""
 
     def __init__(self, folder: Path) -> None:
         self.inventory = folder / "planted.py"
-        only = f"if group in one.groups and one.name in {HOSTS}"
         text = (ROOT / INVENTORY).read_text()
-        assert "if group in one.groups" in text
-        self.inventory.write_text(text.replace("if group in one.groups", only))
+        for old, new in MORE.items():
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        self.inventory.write_text(text)
+        self.environment = {**os.environ, "PYINFRA_PROGRESS": "off"}
         self.needles: dict[str, str] = {}
         self.said: list[str] = []
 
-    def deploy(self, *options: str) -> None:
-        """All deploys by pyinfra itself, with new passwords."""
-        environment = {**os.environ, "PYINFRA_PROGRESS": "off"}
-        for variable in ("LAB_ADMIN_PASSWORD", "LAB_SUPERUSER_PASSWORD"):
-            environment[variable], needle = password(variable.split("_")[1].lower())
+    def new_passwords(self) -> None:
+        """Other passwords for everybody, from the next run on."""
+        for variable in VARIABLES:
+            self.environment[variable], needle = password(variable.split("_")[1].lower())
             self.needles[f"{variable} {len(self.needles)}"] = needle
-        for name in DEPLOYS:
-            done = subprocess.run(
-                [PYINFRA, str(self.inventory), f"deploys/{name}.py", "-y", *options],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            self.said.append(done.stdout)
-            assert done.returncode == 0, done.stdout[-3000:]
+
+    def run(self, deploy: str, *options: str) -> None:
+        """A deploy by pyinfra itself."""
+        done = subprocess.run(
+            [PYINFRA, str(self.inventory), f"deploys/{deploy}.py", "-y", "-vvv", *options],
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        self.said.append(done.stdout)
+        assert done.returncode == 0, done.stdout[-3000:]
+
+    def sql(self, statement: str) -> str:
+        return on("pem1", "cd / && sudo -u postgres psql -XAtq -f -", statement)
+
+    def note_verifiers(self) -> None:
+        """What the server keeps of the passwords, by the part that every use of it has."""
+        for role in ROLES:
+            kept = self.sql(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{role}'")
+            assert kept.startswith("SCRAM-SHA-256$"), role
+            salted = kept.split("$")[1]
+            self.needles[f"verifier of {role} {len(self.needles)}"] = f"{salted}$"
+
+    def log_statements(self) -> None:
+        """Have Postgres write down whatever it is asked."""
+        self.sql("ALTER SYSTEM SET log_statement = 'all'")
+        self.sql("ALTER SYSTEM SET log_min_duration_statement = 0")
+        self.sql("SELECT pg_reload_conf()")
+
+    def make_direct(self, agent: str) -> None:
+        """An agent as PEM's own registration makes it, and its key among the needles."""
+        command = "sudo sh -c '" + REGISTER_DIRECTLY.replace("'", "'\\''") + "'"
+        on(agent, command, self.environment["LAB_ADMIN_PASSWORD"] + "\n")
+        on(agent, "sudo systemctl start pemagent")
+        key = on(agent, "sudo sh -c 'sed -n 3p /root/.pem/*.key'").strip()
+        assert len(key) > 20
+        self.needles[f"key of {agent}"] = key
 
     def keys(self) -> dict[str, str]:
         """A line of every private key of the operator's."""
@@ -158,6 +214,34 @@ def within(text: str, needles: dict[str, str]) -> list[str]:
     return [name for name, needle in needles.items() if any(f in text for f in forms(needle))]
 
 
+def prove_the_watch() -> None:
+    """Start programs on a host that end at once, each with an argument of its own."""
+    time.sleep(1)
+    on(
+        "agent1",
+        f"i=0; while [ $i -lt {SHORT_PROGRAMS} ]; do"
+        " /bin/true planted-argument-$i-$$; i=$((i + 1)); done",
+    )
+    time.sleep(1)
+
+
+def play(lab: Planted) -> None:
+    """Two full deploys, with everything between and after them that handles a secret."""
+    lab.new_passwords()
+    for name in DEPLOYS:
+        lab.run(name, "--diff")
+    lab.note_verifiers()
+    # Before statements are logged: PEM's own registration has the server sign a key in a statement.
+    lab.make_direct("agent1")
+    lab.log_statements()
+    lab.new_passwords()
+    for name in DEPLOYS:
+        lab.run(name, "--json")
+    lab.note_verifiers()
+    lab.run("agent_rollback", "--limit", "agent1")
+    lab.run("pgbouncer_restart", "--limit", "bouncer1")
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Planted, str]]:
     """The lab after both deploys, and all argument lists that were seen meanwhile."""
@@ -167,24 +251,30 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Planted,
         patch.setenv("LAB_NAME", "planted")
         patch.setenv("LAB_NETWORK", "10.77.205.0/24")
         subprocess.run([*command, "down"], cwd=ROOT, check=True)
-        sampled = folder / "sampled"
+        started = folder / "started"
         try:
             subprocess.run([*command, "up", *HOSTS], cwd=ROOT, check=True)
-            with (
-                sampled.open("wb") as log,
-                subprocess.Popen([sys.executable, "-c", SAMPLER], stdout=log) as sampler,
-            ):
+            watch = [sys.executable, str(Path(__file__).with_name("watch_arguments.py"))]
+            with started.open("wb") as log, subprocess.Popen(watch, stdout=log) as watcher:
                 try:
-                    # The proof that the sampler sees what runs on a host.
-                    on("agent1", "sleep 1; sh -c 'sleep 1; true' planted-argument")
+                    prove_the_watch()
                     lab = Planted(folder)
-                    lab.deploy("-vvv", "--diff")
-                    lab.deploy("-vvv", "--json")
+                    play(lab)
+                    # Under the load of the whole, too.
+                    prove_the_watch()
                 finally:
-                    sampler.kill()
-            yield lab, sampled.read_bytes().decode(errors="replace")
+                    watcher.kill()
+            yield lab, started.read_bytes().decode(errors="replace")
         finally:
             subprocess.run([*command, "down"], cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def arguments(planted: tuple[Planted, str]) -> str:
+    """All argument lists that were seen."""
+    if not planted[1]:
+        pytest.skip("the kernel tells of no program's start (PROC_EVENTS): no list was searched")
+    return planted[1]
 
 
 @pytest.mark.usefixtures("planted")
@@ -205,8 +295,32 @@ def test_a_text_is_found_within_base64() -> None:
         assert within(encoded, {"it": "planted-text"}) == ["it"]
 
 
-def test_the_argument_lists_of_hosts_are_seen(planted: tuple[Planted, str]) -> None:
-    assert "planted-argument" in planted[1]
+def test_programs_that_end_at_once_are_seen(arguments: str) -> None:
+    seen = set(re.findall(r"/bin/true\0(planted-argument-\d+-\d+)", arguments))
+    share = len(seen) / (2 * SHORT_PROGRAMS)
+    print(f"{share:.0%} of {2 * SHORT_PROGRAMS} programs that end at once were seen")
+    assert share >= SEEN_SHARE
+
+
+def test_postgres_wrote_down_what_it_was_asked_but_for_passwords(
+    planted: tuple[Planted, str],
+) -> None:
+    lab, _ = planted
+    log = on("pem1", "sudo sh -c 'cat /var/log/postgresql/*.log'")
+    assert "statement: SET log_statement = 'none'" in log
+    assert "FROM pg_roles" in log
+    assert within(log, lab.needles) == []
+
+
+def test_the_agent_was_moved_with_its_key_kept_and_is_direct_again(
+    planted: tuple[Planted, str],
+) -> None:
+    lab, _ = planted
+    own = {name: key for name, key in lab.needles.items() if name.endswith("of agent1")}
+    assert own
+    kept = on("agent1", "sudo sh -c 'cat /etc/pem-fleet/agent/backups/*/key'")
+    assert set(within(kept, own)) == set(own)
+    assert "pem_host=pem1" in on("agent1", "sudo cat /usr/edb/pem/agent/etc/agent.cfg")
 
 
 def test_pyinfra_shows_no_secret_however_much_it_is_asked_to(
@@ -220,8 +334,8 @@ def test_pyinfra_shows_no_secret_however_much_it_is_asked_to(
     assert within(said, lab.needles | lab.keys()) == []
 
 
-def test_no_argument_list_has_a_secret(planted: tuple[Planted, str]) -> None:
-    lab, arguments = planted
+def test_no_argument_list_has_a_secret(planted: tuple[Planted, str], arguments: str) -> None:
+    lab, _ = planted
     assert "--register-agent" in arguments
     assert within(arguments, lab.needles | lab.keys()) == []
 
