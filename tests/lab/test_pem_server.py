@@ -1,5 +1,7 @@
 """The PEM database: who comes in, by what rule, and what an auth_query may learn."""
 
+import re
+
 import pytest
 
 from tests.lab.conftest import Lab, pyinfra
@@ -48,7 +50,7 @@ def test_files_that_were_written_but_not_read_are_read_by_the_next_run(lab: Lab)
 
     healed = pyinfra("deploy", "deploys/pem_server.py", limit="pem_server")
     assert healed.returncode == 0, healed.stdout
-    assert "1 of 18 steps changed something" in healed.stdout, healed.stdout
+    assert re.search(r"\b1 of \d+ steps changed something", healed.stdout), healed.stdout
     assert lab.sql(f"SELECT modification <= pg_conf_load_time() FROM pg_stat_file('{path}')") == "t"
     with lab.as_agent("bouncer1") as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
