@@ -32,6 +32,8 @@ def six(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("six") / "lab.py"
     path.write_text(changed)
     with ExitStack() as undo:
+        # What the pooler had open to the address that is gone would hang for minutes.
+        undo.callback(lab.run, "bouncer2", "systemctl restart pgbouncer")
         undo.callback(deploy, INVENTORY)
         for name, address in ADDRESSES.items():
             there = lab.run(name, f"ip -o address show to {lab.machines[name].address}")
@@ -40,7 +42,9 @@ def six(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             undo.callback(lab.run, name, f"ip -6 address del {address}/64 dev {device}")
         # For the pooler, the server's name leads to its IPv6 address alone.
         lab.run("bouncer2", "cp -p /etc/hosts /etc/hosts.before")
-        undo.callback(lab.run, "bouncer2", "mv /etc/hosts.before /etc/hosts")
+        # Written, not moved: PgBouncer's resolver reads the file again when its time is newer.
+        restore = "cat /etc/hosts.before > /etc/hosts && rm /etc/hosts.before"
+        undo.callback(lab.run, "bouncer2", restore)
         hosts = f"sed -E '/[[:space:]]pem1([[:space:]]|$)/s/^[^[:space:]]+/{ADDRESSES['pem1']}/'"
         lab.run("bouncer2", f"{hosts} /etc/hosts.before > /etc/hosts")
         deploy(str(path))
