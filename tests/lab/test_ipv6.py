@@ -32,7 +32,10 @@ def six(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("six") / "lab.py"
     path.write_text(changed)
     with ExitStack() as undo:
-        # What the pooler had open to the address that is gone would hang for minutes.
+        # What was open between addresses that are gone would hang for minutes, or hours.
+        gone = f"client_addr = '{ADDRESSES['bouncer2']}'"
+        terminate = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {gone}"
+        undo.callback(lab.sql, terminate)
         undo.callback(lab.run, "bouncer2", "systemctl restart pgbouncer")
         undo.callback(deploy, INVENTORY)
         for name, address in ADDRESSES.items():

@@ -76,7 +76,9 @@ default_pool_size = 33
 def test_a_configuration_that_somebody_wrote_by_hand_is_told_kept_and_replaced(lab: Lab) -> None:
     there = "/etc/pgbouncer"
     kept = f"{there}/pgbouncer.ini.before-pem-fleet"
-    lab.run("bouncer2", f"cp -p {kept} /root/kept; cp -p {there}/userlist.txt /root")
+    lab.run(
+        "bouncer2", f"cp -p {there}/userlist.txt /root; [ ! -e {kept} ] || mv {kept} /root/kept"
+    )
     lab.run("bouncer2", f"printf '{FOREIGN}' > {there}/pgbouncer.ini; systemctl restart pgbouncer")
     lab.run("bouncer2", f'echo \'"shop" "old-secret"\' > {there}/userlist.txt')
     try:
@@ -87,7 +89,7 @@ def test_a_configuration_that_somebody_wrote_by_hand_is_told_kept_and_replaced(l
         )
     finally:
         lab.run("bouncer2", f"rm {kept}* {there}/userlist*; mv /root/userlist.txt {there}")
-        lab.run("bouncer2", f"mv /root/kept {kept}")
+        lab.run("bouncer2", f"[ ! -e /root/kept ] || mv /root/kept {kept}")
     assert "[databases] shop = host=127.0.0.1 dbname=shop: is gone" in run.stdout, run.stdout
     assert 'HINT: PgBouncer(extra={"default_pool_size": "33"}) keeps them' in run.stdout
     assert "old-secret" not in run.stdout
