@@ -51,6 +51,9 @@ def six(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         hosts = f"sed -E '/[[:space:]]pem1([[:space:]]|$)/s/^[^[:space:]]+/{ADDRESSES['pem1']}/'"
         lab.run("bouncer2", f"{hosts} /etc/hosts.before > /etc/hosts")
         deploy(str(path))
+        # What the pooler has open by IPv4 would serve the next client as well.
+        with lab.console("bouncer2") as console:
+            console.execute("RECONNECT")
         yield str(path)
 
 
