@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.bench import hundred
@@ -26,22 +25,7 @@ INVENTORY = "inventories/lab.py"
 
 def timed(*arguments: str) -> float:
     """Seconds that a `python -m …` took; the benchmark ends when it fails."""
-    print(f"... {' '.join(arguments)}", file=sys.stderr, flush=True)
-    started = time.monotonic()
-    done = subprocess.run(
-        [PYTHON, "-m", *arguments],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"{done.stdout}\n{' '.join(arguments)} failed")
-    seconds = time.monotonic() - started
-    print(f"...     {seconds:.1f} s", file=sys.stderr, flush=True)
-    return seconds
+    return hundred.seconds_of(" ".join(arguments), [PYTHON, "-m", *arguments])
 
 
 def up() -> tuple[float, float, float]:

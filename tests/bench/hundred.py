@@ -42,20 +42,20 @@ def measure(count: int = 100, *, beside_ansible: bool = True) -> list[tuple[str,
         with tempfile.TemporaryDirectory() as name:
             for which in ("first", "second"):
                 what = f"{count} agents, {which} run"
-                ours = _seconds(what, [run[0], INVENTORY, "tests/bench/deploy.py", *run[2:]])
+                ours = seconds_of(what, [run[0], INVENTORY, "tests/bench/deploy.py", *run[2:]])
                 rows.append((what, ours, ""))
                 if beside_ansible:
-                    theirs = _seconds(f"{what}, ansible-core", _ansible(Path(name), agents))
+                    theirs = seconds_of(f"{what}, ansible-core", _ansible(Path(name), agents))
                     rows.append(
                         ("  the same by ansible-core", theirs, f"{theirs / ours:.1f} x ours")
                     )
         if beside_ansible:
             _same_content(real)
         what = f"{count} logins, sshd's own MaxStartups 10:30:100"
-        limited = _seconds(what, [*run, "exec", "--", "true"])
+        limited = seconds_of(what, [*run, "exec", "--", "true"])
         for host in real:
             _on(host, f"echo MaxStartups 1000 > {WIDE}; systemctl reload ssh")
-        free = _seconds("  with MaxStartups 1000", [*run, "exec", "--", "true"])
+        free = seconds_of("  with MaxStartups 1000", [*run, "exec", "--", "true"])
         rows.append((what, limited, ""))
         remark = f"the limit costs {limited - free:.1f} s"
         rows.append(("  with MaxStartups 1000", free, remark))
@@ -69,7 +69,7 @@ def _say(text: str) -> None:
     print(f"... {text}", file=sys.stderr, flush=True)
 
 
-def _seconds(what: str, command: list[str]) -> float:
+def seconds_of(what: str, command: list[str]) -> float:
     """How long a command took, said before and after; the benchmark ends when it fails."""
     _say(what)
     started = time.monotonic()
@@ -84,7 +84,7 @@ def _seconds(what: str, command: list[str]) -> float:
         check=False,
     )
     if done.returncode:
-        sys.exit(f"{done.stdout[-5000:]}\n{' '.join(command)} failed")
+        sys.exit(f"{done.stdout}\n{' '.join(command)} failed")
     seconds = time.monotonic() - started
     _say(f"    {seconds:.1f} s")
     return seconds
